@@ -45,8 +45,14 @@ func Attr(name, hclType string, required bool) *Spec {
 // Default gives an attribute a default, an HCL expression: `"1m"` with its
 // quotes for a string, `true`, `[]`.
 func Default(primary *Spec, hclExpr string) *Spec {
-	return &Spec{kind: kindDefault, elems: []*Spec{primary, {kind: kindLiteral, literal: hclExpr}}}
+	return &Spec{kind: kindDefault, elems: []*Spec{primary, Literal(hclExpr)}}
 }
+
+// Literal is a fixed value, an HCL expression.
+func Literal(hclExpr string) *Spec { return &Spec{kind: kindLiteral, literal: hclExpr} }
+
+// Array is a list of fixed length, one node an element.
+func Array(elems ...*Spec) *Spec { return &Spec{kind: kindArray, elems: elems} }
 
 // Block is a block that may be given once.
 func Block(name string, required bool, nested *Spec) *Spec {
@@ -62,6 +68,11 @@ func BlockAttrs(name, hclType string, required bool) *Spec {
 // no limit.
 func BlockList(name string, min, max uint64, nested *Spec) *Spec {
 	return &Spec{kind: kindBlockList, name: name, min: min, max: max, nested: nested}
+}
+
+// BlockSet is a BlockList without order and repeats.
+func BlockSet(name string, min, max uint64, nested *Spec) *Spec {
+	return &Spec{kind: kindBlockSet, name: name, min: min, max: max, nested: nested}
 }
 
 // BlockMap is a block with labels, each combination of them given once.
