@@ -1,0 +1,120 @@
+// Package gpu turns what a machine says about its GPUs into what Nomad wants
+// to hear: device groups, reservations and statistics.
+//
+// It is pure: values in, values out. The machine is behind Source, which NVML
+// and the simulation implement. Three promises hold whatever a Source does:
+//
+//   - One bad GPU never hides the others. A GPU that fails after it was seen
+//     stays listed, unhealthy, with the reason.
+//   - A board in MIG mode is never offered itself, only its slices are.
+//   - A reading that is missing stays missing. It never becomes zero.
+package gpu
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// ID is the UUID of a GPU ("GPU-...") or of a MIG slice ("MIG-..."). It is
+// what Nomad allocates and what CUDA selects devices by.
+type ID string
+
+// Source reads the GPUs of one machine. Its methods may be called at the same
+// time.
+type Source interface {
+	// Inventory lists the boards. An error is for the machine as a whole (no
+	// driver, driver and library differ); what is wrong with one board goes
+	// into its Fault or into Inventory.Lost. Errors are retried by calling
+	// again.
+	Inventory(ctx context.Context) (Inventory, error)
+	// Sample reads the given devices. Those it cannot read are left out.
+	Sample(ctx context.Context, ids []ID) (map[ID]Sample, error)
+	// Changes delivers a hint that Inventory would now answer differently.
+	// Nil if the source cannot tell; it is then asked periodically only.
+	Changes() <-chan struct{}
+	// Close releases the source. Safe to call twice.
+	Close() error
+}
+
+// ErrNoDriver is what Source.Inventory wraps on a machine without any NVIDIA
+// driver: an ordinary state, not a failure.
+var ErrNoDriver = errors.New("no NVIDIA driver on this machine")
+
+// Inventory is one reading of all boards of a machine.
+type Inventory struct {
+	DriverVersion string // "550.54.15"; "" if unknown
+	CUDAVersion   string // newest that the driver supports, "12.4"; "" if unknown
+	Boards        []Board
+	// Lost are boards that the driver counts but that do not even tell their
+	// ID.
+	Lost []Lost
+}
+
+// Lost is a board that could not be identified.
+type Lost struct {
+	Index  int
+	Reason string
+}
+
+// Board is one physical GPU.
+type Board struct {
+	ID       ID
+	Index    int    // the driver's enumeration order; orders, never identifies
+	Product  string // "NVIDIA H100 80GB HBM3"
+	PCIBusID string // "00000000:1B:00.0"; "" if unknown
+	Specs    Specs
+	// Fault says why the board and its slices cannot be used; "" is healthy.
+	Fault string
+	// Nodes are the device files a task needs for the board; those that do
+	// not exist on the host are not listed.
+	Nodes []string
+	// MIG is set when the board is in MIG mode, even with no slices.
+	MIG    bool
+	Slices []Slice
+}
+
+// Slice is one MIG device of a board.
+type Slice struct {
+	ID    ID
+	Index int // the MIG device index on its board; may have gaps
+	// Product is the full name, "NVIDIA A100-SXM4-40GB MIG 1g.5gb". Empty
+	// means the board's product, " MIG " and the profile.
+	Product   string
+	Profile   string // "1g.5gb"; "" if unknown
+	MemoryMiB *int64
+	Nodes     []string
+	Fault     string
+}
+
+// Specs are what does not change while a board runs. Nil and "" are unknown.
+type Specs struct {
+	MemoryMiB         *int64
+	PowerW            *int64 // the enforced limit
+	BAR1MiB           *int64
+	CoresClockMHz     *int64 // the maximum
+	MemoryClockMHz    *int64 // the maximum
+	PCIBandwidthMBps  *int64 // nominal, of the widest link the board can have
+	DisplayState      string // "Enabled" or "Disabled"
+	PersistenceMode   string // "Enabled" or "Disabled"
+	Architecture      string // "hopper"
+	ComputeCapability *float64
+}
+
+// Sample is one reading of a device. Nil is unsupported or unreadable.
+type Sample struct {
+	Time           time.Time
+	PowerW         *int64
+	GPUPercent     *int64 // time during which a kernel ran
+	MemoryPercent  *int64 // time during which memory was read or written
+	EncoderPercent *int64
+	DecoderPercent *int64
+	TemperatureC   *int64
+	MemoryUsedMiB  *int64
+	MemoryTotalMiB *int64
+	BAR1UsedMiB    *int64
+	BAR1TotalMiB   *int64
+	ECCL1          *int64 // corrected errors since the driver was loaded
+	ECCL2          *int64
+	ECCMemory      *int64
+}

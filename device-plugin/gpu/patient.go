@@ -1,0 +1,79 @@
+package gpu
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Patient wraps a source whose calls may hang, as those into a driver do when
+// a GPU is dying: a call that takes longer than limit answers with an error,
+// and goes on in the background. Until it returns, further calls wait for it
+// rather than pile up behind it.
+func Patient(src Source, limit time.Duration) Source {
+	return &patient{Source: src, limit: limit}
+}
+
+type patient struct {
+	Source
+	limit     time.Duration
+	inventory flight[Inventory]
+	sample    flight[map[ID]Sample]
+}
+
+func (p *patient) Inventory(ctx context.Context) (Inventory, error) {
+	return p.inventory.wait(ctx, p.limit, p.Source.Inventory)
+}
+
+func (p *patient) Sample(ctx context.Context, ids []ID) (map[ID]Sample, error) {
+	return p.sample.wait(ctx, p.limit, func(ctx context.Context) (map[ID]Sample, error) {
+		return p.Source.Sample(ctx, ids)
+	})
+}
+
+// flight is a call of which at most one is under way.
+type flight[T any] struct {
+	mu      sync.Mutex
+	current *answer[T]
+}
+
+type answer[T any] struct {
+	done  chan struct{}
+	value T
+	err   error
+}
+
+func (f *flight[T]) wait(ctx context.Context, limit time.Duration, call func(context.Context) (T, error)) (T, error) {
+	f.mu.Lock()
+	a := f.current
+	if a == nil {
+		a = &answer[T]{done: make(chan struct{})}
+		f.current = a
+		go func() {
+			defer func() {
+				if r := recover(); r != nil {
+					a.err = fmt.Errorf("reading the GPUs panicked: %v", r)
+				}
+				f.mu.Lock()
+				f.current = nil
+				f.mu.Unlock()
+				close(a.done)
+			}()
+			a.value, a.err = call(context.WithoutCancel(ctx))
+		}()
+	}
+	f.mu.Unlock()
+
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	var none T
+	select {
+	case <-a.done:
+		return a.value, a.err
+	case <-ctx.Done():
+		return none, ctx.Err()
+	case <-timer.C:
+		return none, fmt.Errorf("the GPU driver has not answered for %s", limit)
+	}
+}
