@@ -258,4 +258,3 @@ type Task struct {
 	Seed       int64
 }
 
-type deferred struct{}

@@ -1,0 +1,134 @@
+package jobspec
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/drover-ml/drover/orchestrator/pipeline"
+)
+
+// EndpointIdentity says which revision of which endpoint a job is.
+type EndpointIdentity struct {
+	Name      string
+	Revision  int // from 1
+	Workspace string
+	Model     string // name in the registry
+	Version   int    // of the model
+	Pipeline  string // that deployed it; "" if none did
+	Run       string // that deployed it; "" if none did
+}
+
+// maxServiceName is Nomad's limit: a service's name is a DNS label.
+const maxServiceName = 63
+
+// How an endpoint's instances are checked and replaced.
+const (
+	checkInterval    = 2 * time.Second
+	checkTimeout     = 2 * time.Second
+	minHealthyTime   = time.Second
+	restartAttempts  = 3
+	restartInterval  = 2 * time.Minute
+	restartDelay     = 2 * time.Second
+	rescheduleDelay  = 5 * time.Second
+	rescheduleMax    = 2 * time.Minute
+	progressHeadroom = time.Minute
+)
+
+// Endpoint compiles a revision of an endpoint to a service job. Every revision
+// is a new version of the same job: Nomad replaces one instance at a time,
+// each when the one before it is ready, and goes back to the revision before
+// if one does not get ready in time.
+func Endpoint(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Cluster) (*api.Job, error) {
+	if err := id.check(); err != nil {
+		return nil, fmt.Errorf("compiling endpoint %q: %w", id.Name, err)
+	}
+	config, err := taskConfig(t, c)
+	if err != nil {
+		return nil, fmt.Errorf("compiling endpoint %q: %w", id.Name, err)
+	}
+	config["step"] = "endpoint." + id.Name
+	if id.Run != "" {
+		config["run"] = id.Run
+	}
+	meta := map[string]string{
+		MetaEndpoint:  id.Name,
+		MetaRevision:  strconv.Itoa(id.Revision),
+		MetaWorkspace: id.Workspace,
+		MetaModel:     id.Model,
+		MetaVersion:   strconv.Itoa(id.Version),
+	}
+
+	job := newJob(EndpointJobID(id.Workspace, id.Name), api.JobTypeService, t.Priority, c)
+	job.Meta = map[string]string{}
+	for key, value := range meta {
+		job.Meta[key] = value
+	}
+	if id.Pipeline != "" {
+		job.Meta[MetaPipeline] = id.Pipeline
+	}
+	if id.Run != "" {
+		job.Meta[MetaRun] = id.Run
+	}
+	job.Update = &api.UpdateStrategy{
+		MaxParallel:      new(1),
+		HealthCheck:      new("checks"),
+		MinHealthyTime:   new(minHealthyTime),
+		HealthyDeadline:  &e.ReadyTimeout,
+		ProgressDeadline: new(e.ReadyTimeout + progressHeadroom),
+		Canary:           new(0),
+		AutoRevert:       new(true),
+		AutoPromote:      new(false),
+	}
+	job.TaskGroups = []*api.TaskGroup{{
+		Name:     new(GroupName),
+		Count:    &e.Count,
+		Networks: []*api.NetworkResource{{DynamicPorts: []api.Port{{Label: e.Port}}}},
+		Services: []*api.Service{{
+			Name:      ServiceName(id.Workspace, id.Name),
+			Provider:  "nomad",
+			PortLabel: e.Port,
+			Meta:      meta,
+			Tags:      []string{"drover", "revision-" + meta[MetaRevision]},
+			Checks: []api.ServiceCheck{{
+				Name:      "ready",
+				Type:      "http",
+				Path:      e.ReadyPath,
+				PortLabel: e.Port,
+				Interval:  checkInterval,
+				Timeout:   checkTimeout,
+			}},
+		}},
+		RestartPolicy: &api.RestartPolicy{
+			Attempts: new(restartAttempts),
+			Interval: new(restartInterval),
+			Delay:    new(restartDelay),
+			Mode:     new(api.RestartPolicyModeFail),
+		},
+		ReschedulePolicy: &api.ReschedulePolicy{
+			Unlimited:     new(true),
+			Delay:         new(rescheduleDelay),
+			DelayFunction: new("exponential"),
+			MaxDelay:      new(rescheduleMax),
+		},
+		Tasks: []*api.Task{newTask(t, config, killTimeout)},
+	}}
+	return job, nil
+}
+
+func (id EndpointIdentity) check() error {
+	service := ServiceName(id.Workspace, id.Name)
+	switch {
+	case !segment.MatchString(id.Workspace):
+		return fmt.Errorf("workspace %q is not letters, digits and dashes", id.Workspace)
+	case !pipeline.ValidEndpointName(id.Name):
+		return fmt.Errorf("the name is not lower-case letters, digits and dashes")
+	case len(service) > maxServiceName:
+		return fmt.Errorf("the service's name %q is longer than %d characters; shorten the name of the endpoint or workspace", service, maxServiceName)
+	case id.Revision < 1:
+		return fmt.Errorf("revision %d: revisions count from 1", id.Revision)
+	}
+	return nil
+}

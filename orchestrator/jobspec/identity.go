@@ -1,0 +1,137 @@
+// Package jobspec compiles tasks of a pipeline to Nomad jobs.
+//
+// It is pure: the same task and identity always give the same job, with the
+// same ID, so that registering one twice changes nothing.
+package jobspec
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/drover-ml/drover/orchestrator/pipeline"
+)
+
+// Names inside every job.
+const (
+	GroupName = "task"
+	TaskName  = "main"
+)
+
+// Keys of a job's meta, for people and for finding jobs again.
+const (
+	MetaRun       = "drover.run"
+	MetaStep      = "drover.step" // the node's ID
+	MetaTrial     = "drover.trial"
+	MetaAttempt   = "drover.attempt"
+	MetaWorkspace = "drover.workspace"
+	MetaPipeline  = "drover.pipeline"
+	MetaEndpoint  = "drover.endpoint"
+	MetaRevision  = "drover.revision"
+	MetaModel     = "drover.model"
+	MetaVersion   = "drover.version"
+)
+
+// Identity says which attempt at which task a job is.
+type Identity struct {
+	Run       string
+	Node      pipeline.NodeID
+	Trial     *int // nil for a step
+	Attempt   int  // from 1
+	Workspace string
+	Pipeline  string
+}
+
+// JobID is the ID of the job that runs an attempt, from 1, of a step or (with
+// trial) of one trial of a sweep: "drover-<run>-<node slug>[-t<trial>]-<attempt>".
+// Different nodes never share an ID, however alike their names are.
+func JobID(run string, node pipeline.NodeID, trial *int, attempt int) string {
+	t := ""
+	if trial != nil {
+		t = "-t" + strconv.Itoa(*trial)
+	}
+	return fmt.Sprintf("drover-%s-%s%s-%d", run, Slug(node), t, attempt)
+}
+
+// EndpointJobID is the ID of the job that serves an endpoint. All its
+// revisions are versions of that one job.
+func EndpointJobID(workspace, name string) string {
+	return "drover-endpoint-" + workspace + "-" + name
+}
+
+// ServiceName is the name of the Nomad service of an endpoint's instances.
+func ServiceName(workspace, name string) string {
+	return "drover-" + workspace + "-" + name
+}
+
+// ResultKey is the key of the result record of an attempt, below "results/" in
+// the artefact store.
+func (id Identity) ResultKey() string {
+	return id.taskKey() + "/" + strconv.Itoa(id.Attempt)
+}
+
+// CheckpointKey is the key of a task's checkpoints, below "checkpoints/" in
+// the artefact store. All attempts share it, so that one goes on where the
+// last one ended.
+func (id Identity) CheckpointKey() string { return id.taskKey() }
+
+func (id Identity) taskKey() string {
+	key := id.Run + "/" + Slug(id.Node)
+	if id.Trial != nil {
+		key += "/trial-" + strconv.Itoa(*id.Trial)
+	}
+	return key
+}
+
+// segment is what may stand for a run or workspace in IDs, names and keys.
+var segment = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
+
+func (id Identity) check() error {
+	switch {
+	case !segment.MatchString(id.Run):
+		return fmt.Errorf("run ID %q is not letters, digits and dashes", id.Run)
+	case !segment.MatchString(id.Workspace):
+		return fmt.Errorf("workspace %q is not letters, digits and dashes", id.Workspace)
+	case id.Node == "":
+		return fmt.Errorf("the node has no ID")
+	case id.Attempt < 1:
+		return fmt.Errorf("attempt %d: attempts count from 1", id.Attempt)
+	case id.Trial != nil && *id.Trial < 0:
+		return fmt.Errorf("trial %d is negative", *id.Trial)
+	}
+	return nil
+}
+
+// maxSlug keeps job IDs readable in Nomad's lists.
+const maxSlug = 40
+
+// Slug is a short name of a node for IDs and keys: lower-case letters, digits
+// and dashes, ending in a hash of the whole ID that keeps apart what cleaning
+// and cutting made equal.
+func Slug(node pipeline.NodeID) string {
+	name := string(node)
+	if _, rest, ok := strings.Cut(name, "."); ok {
+		name = rest // the kind is still in the hash
+	}
+	var b strings.Builder
+	for _, r := range strings.ToLower(name) {
+		if b.Len() >= maxSlug {
+			break
+		}
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			b.WriteRune(r)
+		} else if b.Len() > 0 && !strings.HasSuffix(b.String(), "-") {
+			b.WriteByte('-')
+		}
+	}
+	slug := strings.TrimRight(b.String(), "-")
+	if slug == "" {
+		slug = "node"
+	}
+	sum := sha256.Sum256([]byte(node))
+	hash := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:5]))
+	return slug + "-" + hash
+}

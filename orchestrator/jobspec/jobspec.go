@@ -1,0 +1,180 @@
+package jobspec
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/drover-ml/drover/internal/mltask"
+	"github.com/drover-ml/drover/orchestrator/pipeline"
+)
+
+// Cluster says where jobs go. Empty fields are left to Nomad.
+type Cluster struct {
+	StoreURL    string // of the artefact store
+	Region      string
+	Namespace   string
+	Datacenters []string
+	NodePool    string
+}
+
+// Grace periods between SIGTERM and SIGKILL. Nomad's clients allow no more
+// than 30 s unless told otherwise.
+const (
+	killTimeout           = 10 * time.Second
+	checkpointKillTimeout = 30 * time.Second
+)
+
+// Task compiles one attempt at a step or trial to a batch job. Nomad neither
+// restarts nor reschedules a task that failed: that is a new attempt, and so a
+// new job. It does replace one whose node was lost.
+func Task(id Identity, t pipeline.Task, c Cluster) (*api.Job, error) {
+	if err := id.check(); err != nil {
+		return nil, fmt.Errorf("compiling %s: %w", id.Node, err)
+	}
+	config, err := taskConfig(t, c)
+	if err != nil {
+		return nil, fmt.Errorf("compiling %s: %w", id.Node, err)
+	}
+	config["run"] = id.Run
+	config["step"] = string(id.Node)
+	config["attempt"] = id.Attempt
+	config["result_key"] = id.ResultKey()
+	grace := killTimeout
+	if t.Checkpoint != nil {
+		grace = checkpointKillTimeout
+		config["checkpoint"] = []map[string]any{{"key": id.CheckpointKey(), "keep": t.Checkpoint.Keep}}
+	}
+
+	job := newJob(JobID(id.Run, id.Node, id.Trial, id.Attempt), api.JobTypeBatch, t.Priority, c)
+	job.Meta = map[string]string{
+		MetaRun:       id.Run,
+		MetaStep:      string(id.Node),
+		MetaAttempt:   strconv.Itoa(id.Attempt),
+		MetaWorkspace: id.Workspace,
+		MetaPipeline:  id.Pipeline,
+	}
+	if id.Trial != nil {
+		job.Meta[MetaTrial] = strconv.Itoa(*id.Trial)
+	}
+	job.TaskGroups = []*api.TaskGroup{{
+		Name:  new(GroupName),
+		Count: new(1),
+		RestartPolicy: &api.RestartPolicy{
+			Attempts: new(0),
+			Interval: new(time.Minute),
+			Delay:    new(time.Second),
+			Mode:     new(api.RestartPolicyModeFail),
+		},
+		ReschedulePolicy: &api.ReschedulePolicy{Attempts: new(0), Unlimited: new(false)},
+		Tasks:            []*api.Task{newTask(t, config, grace)},
+	}}
+	return job, nil
+}
+
+func newJob(id, kind string, priority int, c Cluster) *api.Job {
+	return &api.Job{
+		ID:          &id,
+		Name:        &id,
+		Type:        &kind,
+		Priority:    &priority,
+		Region:      optional(c.Region),
+		Namespace:   optional(c.Namespace),
+		NodePool:    optional(c.NodePool),
+		Datacenters: slices.Clone(c.Datacenters),
+	}
+}
+
+func newTask(t pipeline.Task, config map[string]any, grace time.Duration) *api.Task {
+	return &api.Task{
+		Name:        TaskName,
+		Driver:      mltask.DriverName,
+		Config:      config,
+		Env:         maps.Clone(t.Env),
+		Resources:   resources(t.Resources),
+		KillTimeout: &grace,
+	}
+}
+
+// taskConfig is the part of the driver's configuration that tasks and
+// endpoints have in common, as mltask.Config describes it.
+func taskConfig(t pipeline.Task, c Cluster) (map[string]any, error) {
+	if len(t.Command) == 0 {
+		return nil, fmt.Errorf("the command is empty")
+	}
+	config := map[string]any{"command": t.Command[0]}
+	if args := t.Command[1:]; len(args) > 0 {
+		config["args"] = slices.Clone(args)
+	}
+	if c.StoreURL != "" {
+		config["store"] = c.StoreURL
+	}
+	if t.Code != "" {
+		config["code"] = t.Code
+	}
+	if t.Seed != 0 {
+		config["seed"] = t.Seed
+	}
+	if len(t.Params) > 0 {
+		params, err := json.Marshal(t.Params)
+		if err != nil {
+			return nil, fmt.Errorf("encoding the parameters: %w", err)
+		}
+		config["params"] = string(params)
+	}
+	var inputs, outputs []map[string]any
+	for _, name := range slices.Sorted(maps.Keys(t.Inputs)) {
+		inputs = append(inputs, map[string]any{"name": name, "source": t.Inputs[name]})
+	}
+	for _, o := range t.Outputs {
+		output := map[string]any{"name": o.Name}
+		if o.Optional {
+			output["optional"] = true
+		}
+		outputs = append(outputs, output)
+	}
+	if inputs != nil {
+		config["input"] = inputs
+	}
+	if outputs != nil {
+		config["output"] = outputs
+	}
+	return config, nil
+}
+
+func resources(r pipeline.Resources) *api.Resources {
+	res := &api.Resources{MemoryMB: &r.MemoryMiB}
+	if r.Cores > 0 {
+		res.Cores = &r.Cores
+	} else {
+		res.CPU = &r.CPUMHz
+	}
+	if g := r.GPU; g != nil {
+		device := &api.RequestedDevice{Name: g.Device, Count: new(uint64(g.Count))}
+		if g.MemoryMin != "" {
+			device.Constraints = append(device.Constraints, &api.Constraint{
+				LTarget: "${device.attr.memory}", Operand: ">=", RTarget: g.MemoryMin,
+			})
+		}
+		for _, c := range g.Constraints {
+			device.Constraints = append(device.Constraints, &api.Constraint{
+				LTarget: c.Attribute, Operand: c.Operator, RTarget: c.Value,
+			})
+		}
+		res.Devices = []*api.RequestedDevice{device}
+	}
+	return res
+}
+
+// optional is nil for "", which leaves a field to Nomad.
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
