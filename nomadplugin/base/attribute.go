@@ -1,5 +1,12 @@
 package base
 
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
 // Attribute is a typed value with an optional unit, as Nomad's constraints
 // compare it. Make one with Int, Float, String or Bool.
 type Attribute struct {
@@ -21,3 +28,30 @@ func String(v string) Attribute { return Attribute{Value: v} }
 
 // Bool makes a boolean attribute.
 func Bool(v bool) Attribute { return Attribute{Value: v} }
+
+var (
+	byteUnits  = []string{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "kB", "KB", "MB", "GB", "TB", "PB", "EB"}
+	otherUnits = []string{"MHz", "GHz", "mW", "W", "kW", "MW", "GW"}
+)
+
+// Validate reports what an agent would refuse. An agent drops all devices of
+// a plugin that sends it one invalid attribute.
+func (a Attribute) Validate() error {
+	switch v := a.Value.(type) {
+	case int64:
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("value %v is not a number that constraints can compare", v)
+		}
+	case string, bool:
+		if a.Unit != "" {
+			return fmt.Errorf("unit %q on a %T: only numbers have units", a.Unit, v)
+		}
+	default:
+		return fmt.Errorf("value is a %T, want one made by Int, Float, String or Bool", v)
+	}
+	if a.Unit == "" || slices.Contains(byteUnits, strings.TrimSuffix(a.Unit, "/s")) || slices.Contains(otherUnits, a.Unit) {
+		return nil
+	}
+	return fmt.Errorf("unit %q is unknown to Nomad", a.Unit)
+}

@@ -7,6 +7,9 @@ package base
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"regexp"
 
 	"github.com/drover-ml/drover/nomadplugin/schema"
 )
@@ -46,6 +49,25 @@ type Info struct {
 	APIVersions []string // empty means {APIVersion}
 }
 
+// versionPattern is what agents parse: dotted numbers, then an optional
+// pre-release and build.
+var versionPattern = regexp.MustCompile(`^v?[0-9]+(\.[0-9]+)*([-+~][0-9A-Za-z.+~-]+)?$`)
+
+// Validate reports what would make an agent refuse the plugin.
+func (i Info) Validate() error {
+	var errs []error
+	if i.Type != TypeDriver && i.Type != TypeDevice {
+		errs = append(errs, fmt.Errorf("plugin type is %d, want driver or device", i.Type))
+	}
+	if i.Name == "" {
+		errs = append(errs, errors.New("plugin has no name"))
+	}
+	if !versionPattern.MatchString(i.Version) {
+		errs = append(errs, fmt.Errorf("plugin version %q does not parse, want one such as \"1.2.3\"", i.Version))
+	}
+	return errors.Join(errs...)
+}
+
 // Plugin is the part that drivers and devices share.
 //
 // A Nomad agent launches a plugin three times at start (info, config check,
@@ -73,8 +95,14 @@ type Config struct {
 
 // Decode fills the struct that v points to, by `codec:"name"` tags. Unset
 // (nil) values leave fields untouched; numbers are accepted in any of the
-// forms the wire has for them (integer, float, decimal string).
-func (c Config) Decode(v any) error { return schema.Decode(c.MsgPack, v) }
+// forms the wire has for them (integer, float, decimal string). Without any
+// configuration v is left as it is. See schema.Decode.
+func (c Config) Decode(v any) error {
+	if len(c.MsgPack) == 0 {
+		return nil
+	}
+	return schema.Decode(c.MsgPack, v)
+}
 
 // AgentConfig is what the agent tells about itself.
 type AgentConfig struct {

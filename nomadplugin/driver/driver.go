@@ -51,6 +51,21 @@ type Plugin interface {
 	ExecTaskStreaming(ctx context.Context, id string, x ExecStreams) (*ExitResult, error)
 }
 
+// Initializer is implemented by drivers that want to know that this launch is
+// the real one, not one of the agent's checks. Agents call Init since Nomad
+// 2.0.4, after SetConfig, and again when they take up a driver that outlived
+// an agent.
+type Initializer interface {
+	Init(ctx context.Context) error
+}
+
+// Shutdowner is implemented by drivers that have something to put away before
+// the agent ends them, within two seconds. Tasks must keep running. Agents call
+// it since Nomad 2.0.4; do not rely on it.
+type Shutdowner interface {
+	Shutdown(ctx context.Context) error
+}
+
 // NetworkManager is implemented by drivers that create networks themselves.
 type NetworkManager interface {
 	CreateNetwork(ctx context.Context, allocID, hostname string) (spec *NetworkIsolation, created bool, err error)

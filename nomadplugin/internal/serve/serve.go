@@ -1,0 +1,129 @@
+// Package serve runs a plugin process: the handshake, the guards around every
+// call, and the streams that must stay open.
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/drover-ml/drover/nomadplugin/base"
+	"github.com/drover-ml/drover/nomadplugin/internal/wire"
+)
+
+// Run serves p until the agent ends it. Register adds the protocol beside the
+// base protocol. It exits with status 1 if the process was not started by an
+// agent or p is one that no agent would take.
+func Run(p base.Plugin, typ base.Type, register func(grpc.ServiceRegistrar, hclog.Logger), opts []base.ServeOption) {
+	surviveAgent()
+	var o base.ServeOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	info := p.Info()
+	if o.Logger == nil {
+		o.Logger = base.NewLogger(info.Name)
+	}
+	err := info.Validate()
+	if err == nil && info.Type != typ {
+		err = fmt.Errorf("plugin says it is a %s, but is served as a %s", info.Type, typ)
+	}
+	if err != nil {
+		o.Logger.Error("no agent would take this plugin", "error", err)
+		os.Exit(1)
+	}
+	plugin.Serve(&plugin.ServeConfig{
+		HandshakeConfig: wire.Handshake,
+		Plugins: plugin.PluginSet{
+			"base":       service{register: func(r grpc.ServiceRegistrar) { base.Register(r, p) }},
+			typ.String(): service{register: func(r grpc.ServiceRegistrar) { register(r, o.Logger) }},
+		},
+		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
+			return plugin.DefaultGRPCServer(append(opts, Guards(o.Logger)...))
+		},
+		Logger: o.Logger,
+	})
+}
+
+// surviveAgent makes writes to a pipe that nobody reads fail with EPIPE. After
+// a crash of the agent the first log line would otherwise kill the process.
+// The signal is caught, not ignored: a task would inherit an ignored one.
+func surviveAgent() {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+}
+
+// service is a go-plugin entry that only registers a gRPC service.
+type service struct {
+	plugin.NetRPCUnsupportedPlugin
+	register func(grpc.ServiceRegistrar)
+}
+
+func (s service) GRPCServer(_ *plugin.GRPCBroker, g *grpc.Server) error {
+	s.register(g)
+	return nil
+}
+
+func (service) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+	return nil, errors.New("this is the plugin's side")
+}
+
+// Guards are server options that turn a panic in a call into that call's
+// error.
+func Guards(log hclog.Logger) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
+			defer func() { err = recovered(log, info.FullMethod, recover(), err) }()
+			return h(ctx, req)
+		}),
+		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
+			defer func() { err = recovered(log, info.FullMethod, recover(), err) }()
+			return h(srv, ss)
+		}),
+	}
+}
+
+// recovered returns the error of a call that panicked with r, or err if r is
+// nil.
+func recovered(log hclog.Logger, call string, r any, err error) error {
+	if r == nil {
+		return err
+	}
+	log.Error("recovered from a panic", "call", call, "panic", r, "stack", string(debug.Stack()))
+	return status.Errorf(codes.Internal, "panic in %s: %v (the plugin logged its stack)", call, r)
+}
+
+// Hold runs the body of a stream and then keeps the stream open until ctx
+// ends, because agents take an ended one badly: a device plugin is dropped for
+// good, and a driver's stream is reopened thousands of times a second.
+// If body ends before ctx, ended is called once with what ended it: an error, a
+// panic made an error, or nil.
+func Hold(ctx context.Context, log hclog.Logger, call string, body func() error, ended func(error)) {
+	err := protect(log, call, body)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		log.Error("stream ended early, holding it open", "call", call, "error", err)
+	}
+	if ended != nil {
+		if err := protect(log, call, func() error { ended(err); return nil }); err != nil {
+			log.Error("ending stream", "call", call, "error", err)
+		}
+	}
+	<-ctx.Done()
+}
+
+func protect(log hclog.Logger, call string, body func() error) (err error) {
+	defer func() { err = recovered(log, call, recover(), err) }()
+	return body()
+}
