@@ -51,7 +51,7 @@ type Inventory struct {
 	Lost []Lost
 }
 
-// Lost is a board that could not be identified.
+// Lost is a board, or a slice of one, that could not be identified.
 type Lost struct {
 	Index  int
 	Reason string
@@ -72,6 +72,8 @@ type Board struct {
 	// MIG is set when the board is in MIG mode, even with no slices.
 	MIG    bool
 	Slices []Slice
+	// LostSlices are MIG devices that are there but do not tell their ID.
+	LostSlices []Lost
 }
 
 // Slice is one MIG device of a board.

@@ -46,23 +46,21 @@ func (s State) Next(inv Inventory) State {
 		}
 		next.Devices = append(next.Devices, devicesOf(b)...)
 	}
-	lost := make(map[int]string, len(inv.Lost))
-	for _, l := range inv.Lost {
-		lost[l.Index] = l.Reason
-	}
 	for _, d := range s.Devices {
 		b, ok := listed[d.Parent]
 		switch {
-		case ok && b.Fault == "":
-			continue
-		case ok:
+		case ok && b.Fault != "":
 			d.Fault = b.Fault
-		case lost[d.board] != "":
-			d.Fault = lost[d.board]
+		case ok:
+			reason := lostAt(b.LostSlices, d.slice)
+			if _, found := next.Find(d.ID); found || reason == "" || d.Profile == "" {
+				continue
+			}
+			d.Fault = reason
 		case len(inv.Lost) > 0:
 			// Indexes shift when a board leaves the bus, so a lost board
 			// need not be at its old index.
-			d.Fault = inv.Lost[0].Reason
+			d.Fault = cmp.Or(lostAt(inv.Lost, d.board), inv.Lost[0].Reason)
 		default:
 			d.Fault = reasonUnlisted
 		}
@@ -94,6 +92,16 @@ func (s State) Find(id ID) (Device, bool) {
 
 func (s State) knows(board ID) bool {
 	return slices.ContainsFunc(s.Devices, func(d Device) bool { return d.Parent == board })
+}
+
+// lostAt is why the board or slice at an index was lost; "" if it was not.
+func lostAt(lost []Lost, index int) string {
+	for _, l := range lost {
+		if l.Index == index {
+			return l.Reason
+		}
+	}
+	return ""
 }
 
 // byPosition orders by board, then slice. The ID decides between a board that

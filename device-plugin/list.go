@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/drover-ml/drover/device-plugin/gpu"
+)
+
+// listing is what `list -json` prints.
+type listing struct {
+	DriverVersion string         `json:"driver_version,omitempty"`
+	CUDAVersion   string         `json:"cuda_version,omitempty"`
+	Devices       []listedDevice `json:"devices"`
+}
+
+type listedDevice struct {
+	ID        gpu.ID   `json:"id"`
+	Name      string   `json:"name"`
+	Parent    gpu.ID   `json:"parent,omitempty"` // of a MIG slice
+	MIG       string   `json:"mig_profile,omitempty"`
+	MemoryMiB *int64   `json:"memory_mib,omitempty"`
+	PCIBusID  string   `json:"pci_bus_id,omitempty"`
+	Healthy   bool     `json:"healthy"`
+	Reason    string   `json:"reason,omitempty"`
+	Nodes     []string `json:"device_nodes,omitempty"`
+}
+
+// list prints the GPUs as the plugin would offer them.
+func list(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("nomad-device-gpu list", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	config := defaultConfig()
+	flags.StringVar(&config.Simulate, "simulate", "", "list a simulated machine: a `preset` such as dgx-h100, or a board file (.hcl, .json)")
+	flags.StringVar(&config.SimulateNode, "node", "", "`name` of the simulated node, on which its GPU IDs depend; default: the host name")
+	flags.StringVar(&config.SimulateFaults, "faults", "", "fault `file` of the simulated machine")
+	asJSON := flags.Bool("json", false, "print JSON")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	s, err := config.check()
+	if err != nil {
+		return err
+	}
+	src := openSource(s, hclog.New(&hclog.LoggerOptions{Output: stderr}))
+	defer src.Close()
+	inv, err := src.Inventory(ctx)
+	if errors.Is(err, gpu.ErrNoDriver) {
+		fmt.Fprintln(stderr, err)
+	} else if err != nil {
+		return fmt.Errorf("reading the GPUs: %w", err)
+	}
+	for _, l := range inv.Lost {
+		fmt.Fprintf(stderr, "GPU %d does not tell its ID: %s\n", l.Index, l.Reason)
+	}
+	state := gpu.State{}.Next(inv)
+	if *asJSON {
+		return printJSON(stdout, state)
+	}
+	return printTable(stdout, state)
+}
+
+func printJSON(w io.Writer, state gpu.State) error {
+	l := listing{DriverVersion: state.DriverVersion, CUDAVersion: state.CUDAVersion, Devices: []listedDevice{}}
+	for _, d := range state.Devices {
+		parent := d.Parent
+		if parent == d.ID {
+			parent = ""
+		}
+		l.Devices = append(l.Devices, listedDevice{
+			ID: d.ID, Name: d.Name, Parent: parent, MIG: d.Profile, MemoryMiB: d.Specs.MemoryMiB,
+			PCIBusID: d.PCIBusID, Healthy: d.Fault == "", Reason: d.Fault, Nodes: d.Nodes,
+		})
+	}
+	out := json.NewEncoder(w)
+	out.SetIndent("", "  ")
+	return out.Encode(l)
+}
+
+func printTable(w io.Writer, state gpu.State) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "ID\tNAME\tMEMORY\tPCI BUS ID\tHEALTH")
+	for _, d := range state.Devices {
+		memory, health := "-", "healthy"
+		if d.Specs.MemoryMiB != nil {
+			memory = fmt.Sprintf("%d MiB", *d.Specs.MemoryMiB)
+		}
+		if d.Fault != "" {
+			health = "unhealthy: " + d.Fault
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", d.ID, d.Name, memory, d.PCIBusID, health)
+	}
+	return t.Flush()
+}
