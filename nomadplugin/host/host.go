@@ -56,6 +56,7 @@ type Config struct {
 type Process struct {
 	*base.Client
 	client *plugin.Client
+	conn   *grpc.ClientConn
 	proc   process
 	driver *driver.Client
 	device *device.Client
@@ -187,6 +188,7 @@ func connect(ctx context.Context, cfg *plugin.ClientConfig, p process) (*Process
 	proc := &Process{
 		Client: base.NewClient(r.conn),
 		client: client,
+		conn:   r.conn,
 		proc:   p,
 		driver: driver.NewClient(r.conn),
 		device: device.NewClient(r.conn),
@@ -208,6 +210,9 @@ func dial(client *plugin.Client) (*grpc.ClientConn, error) {
 
 // Driver is the plugin as a task driver. Calls fail if it is none.
 func (p *Process) Driver() *driver.Client { return p.driver }
+
+// Conn is the connection itself, for services beside Nomad's.
+func (p *Process) Conn() grpc.ClientConnInterface { return p.conn }
 
 // Device is the plugin as a device plugin. Calls fail if it is none.
 func (p *Process) Device() *device.Client { return p.device }

@@ -33,6 +33,10 @@ type launched struct {
 	id             int
 	exited         chan struct{}
 	once           sync.Once
+
+	mu      sync.Mutex
+	killed  bool // also before the start
+	started *os.Process
 	err            error // the process's, once exited is closed
 }
 
@@ -64,12 +68,24 @@ func (l *launched) Start(context.Context) error {
 	}
 	defer errW.Close()
 	l.cmd.Stdout, l.cmd.Stderr = outW, errW
-	if err := l.cmd.Start(); err != nil {
+	if err := l.start(); err != nil {
 		l.finish(err)
 		return err
 	}
-	l.id = l.cmd.Process.Pid
 	go func() { l.finish(l.cmd.Wait()) }()
+	return nil
+}
+
+func (l *launched) start() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.killed {
+		return errors.New("killed before its start")
+	}
+	if err := l.cmd.Start(); err != nil {
+		return err
+	}
+	l.started, l.id = l.cmd.Process, l.cmd.Process.Pid
 	return nil
 }
 
@@ -98,10 +114,13 @@ func (l *launched) pid() int              { return l.id }
 func (l *launched) done() <-chan struct{} { return l.exited }
 
 func (l *launched) kill() error {
-	if l.cmd == nil || l.cmd.Process == nil {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.killed = true
+	if l.started == nil {
 		return nil
 	}
-	if err := l.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := l.started.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	return nil

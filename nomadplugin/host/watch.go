@@ -52,13 +52,14 @@ func watchExit(done <-chan struct{}) []grpc.DialOption {
 			if err != nil {
 				return nil, exitError(ctx, done, err)
 			}
-			return &watchedStream{ClientStream: s, done: done}, nil
+			return &watchedStream{ClientStream: s, ctx: ctx, done: done}, nil
 		}),
 	}
 }
 
 type watchedStream struct {
 	grpc.ClientStream
+	ctx  context.Context // the caller's; the stream's own ends with the stream
 	done <-chan struct{}
 }
 
@@ -67,7 +68,7 @@ func (s *watchedStream) RecvMsg(m any) error {
 	if err == nil || err == io.EOF {
 		return err
 	}
-	return exitError(s.Context(), s.done, err)
+	return exitError(s.ctx, s.done, err)
 }
 
 func exitError(ctx context.Context, done <-chan struct{}, err error) error {
