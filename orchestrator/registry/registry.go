@@ -103,6 +103,8 @@ type Store interface {
 	Models(ctx context.Context, workspace string) ([]Model, error)
 	// Versions are the newest first. Unknown models are problem.NotFound.
 	Versions(ctx context.Context, workspace, model string) ([]Version, error)
+	// VersionsOf are the versions whose files are an artefact, oldest first.
+	VersionsOf(ctx context.Context, workspace, digest string) ([]Version, error)
 	// AddVersion gives v the next number of its model, points the alias at it
 	// ("" for none), and returns it. Called again for the same run and node it
 	// changes nothing and returns what is there.

@@ -6,6 +6,7 @@ package run
 import (
 	"time"
 
+	"github.com/drover-ml/drover/orchestrator/gate"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 )
 
@@ -149,20 +150,7 @@ type Trial struct {
 }
 
 // Verdict is what a gate decided, and why.
-type Verdict struct {
-	Passed   bool          `json:"passed"`
-	Champion int           `json:"champion_version,omitempty"`
-	Checks   []CheckResult `json:"checks"`
-}
-
-// CheckResult is one condition of a verdict.
-type CheckResult struct {
-	Metric   string   `json:"metric"`
-	Value    *float64 `json:"value,omitempty"`
-	Champion *float64 `json:"champion,omitempty"`
-	Passed   bool     `json:"passed"`
-	Reason   string   `json:"reason"`
-}
+type Verdict = gate.Verdict
 
 // Event is one stored change of a run, numbered from 1 within it.
 type Event struct {
