@@ -37,7 +37,7 @@ type launched struct {
 	mu      sync.Mutex
 	killed  bool // also before the start
 	started *os.Process
-	err            error // the process's, once exited is closed
+	err     error // the process's, once exited is closed
 }
 
 var _ runner.Runner = (*launched)(nil)

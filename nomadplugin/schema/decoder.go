@@ -14,7 +14,7 @@ import (
 	"github.com/zclconf/go-cty/cty/function/stdlib"
 )
 
-// functions are what a Literal may call.
+// functions are what a Literal and a template may call.
 var functions = map[string]function.Function{
 	"abs": stdlib.AbsoluteFunc, "coalesce": stdlib.CoalesceFunc, "concat": stdlib.ConcatFunc,
 	"hasindex": stdlib.HasIndexFunc, "int": stdlib.IntFunc, "jsondecode": stdlib.JSONDecodeFunc,
@@ -145,14 +145,4 @@ func parseType(src string) (cty.Type, error) {
 		return cty.NilType, fmt.Errorf("schema: %q is not an HCL type: %w", src, diagError(diags))
 	}
 	return t, nil
-}
-
-// isListOfMaps reports whether a type is a list or set of maps or objects.
-func isListOfMaps(src string) bool {
-	t, err := parseType(src)
-	if err != nil || !t.IsListType() && !t.IsSetType() {
-		return false
-	}
-	e := t.ElementType()
-	return e.IsMapType() || e.IsObjectType()
 }

@@ -1,7 +1,6 @@
 package schema
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,22 +11,37 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hcldec"
 	hcljson "github.com/hashicorp/hcl/v2/json"
+	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/msgpack"
 )
 
 // Encode checks a configuration against the schema and encodes it as a Nomad
 // agent does. Config holds what JSON can: the `config` of an api.Task, or a
-// decoded JSON object. Strings are taken as they are: `${...}` must be
-// interpolated before.
+// decoded JSON object. Strings are taken as they are.
 //
 //   - Every attribute of the schema is in the result; unset ones are nil.
-//   - A map given for a list of maps counts as a list of one, since HCL writes
-//     both as a block.
+//   - A block is an object or a list of objects, an attribute what its type
+//     says: a list(map(string)) is [{"k":"v"}], which is what HCL makes of
+//     `m { k = "v" }`. A bare object is refused there, as by Nomad.
 //   - Unknown keys, wrong types and missing attributes are errors, all of them
 //     at once, by name.
 //
 // A nil schema takes no configuration; the result is then nil.
 func Encode(s *Spec, config map[string]any) ([]byte, error) {
+	return encode(s, config, nil)
+}
+
+// EncodeTemplates is Encode for a task's config block, in which Nomad takes
+// every string for an HCL template: `${NOMAD_TASK_NAME}`, `${attr.cpu.arch}`,
+// `${upper("a")}`, and `$${x}` for a literal `${x}`. Vars holds the variables
+// by name; a dot in a name is a level of nesting. A variable that is not there
+// is an error.
+func EncodeTemplates(s *Spec, config map[string]any, vars map[string]string) ([]byte, error) {
+	return encode(s, config, &hcl.EvalContext{Functions: functions, Variables: variables(vars)})
+}
+
+// encode evaluates strings in ctx; without one they are not templates.
+func encode(s *Spec, config map[string]any, ctx *hcl.EvalContext) ([]byte, error) {
 	if s == nil {
 		if len(config) > 0 {
 			return nil, fmt.Errorf("unexpected configuration %q: the plugin takes none", slices.Sorted(maps.Keys(config)))
@@ -38,24 +52,66 @@ func Encode(s *Spec, config map[string]any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	src, err := toJSON(s, config)
+	if config == nil {
+		config = map[string]any{}
+	}
+	src, err := json.Marshal(config)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("encoding configuration: %w", err)
 	}
 	file, diags := hcljson.Parse(src, "config")
 	if diags.HasErrors() {
 		return nil, diagError(diags)
 	}
-	// Without an evaluation context strings are not templates.
-	v, diags := hcldec.Decode(file.Body, spec, nil)
+	v, diags := hcldec.Decode(file.Body, spec, ctx)
 	if diags.HasErrors() {
 		return nil, diagError(diags)
+	}
+	if !v.IsWhollyKnown() {
+		return nil, errors.New("encoding configuration: it has values that are not known")
 	}
 	out, err := msgpack.Marshal(v, v.Type())
 	if err != nil {
 		return nil, fmt.Errorf("encoding configuration: %w", err)
 	}
 	return out, nil
+}
+
+// variables nests variables by the dots in their names. Where a name is both
+// a value and a prefix of others ("driver.x" and "driver.x.version"), the
+// others win.
+func variables(vars map[string]string) map[string]cty.Value {
+	root := level{}
+	for _, name := range slices.Sorted(maps.Keys(vars)) { // prefixes come first
+		at := root
+		parts := strings.Split(name, ".")
+		for _, part := range parts[:len(parts)-1] {
+			next, ok := at[part].(level)
+			if !ok {
+				next = level{}
+				at[part] = next
+			}
+			at = next
+		}
+		at[parts[len(parts)-1]] = vars[name]
+	}
+	return root.values()
+}
+
+// level is a variable's members by name: strings and further levels.
+type level map[string]any
+
+func (l level) values() map[string]cty.Value {
+	out := make(map[string]cty.Value, len(l))
+	for name, v := range l {
+		switch v := v.(type) {
+		case string:
+			out[name] = cty.StringVal(v)
+		case level:
+			out[name] = cty.ObjectVal(v.values())
+		}
+	}
+	return out
 }
 
 func diagError(diags hcl.Diagnostics) error {
@@ -73,73 +129,4 @@ func lowerFirst(s string) string {
 		return s
 	}
 	return strings.ToLower(s[:1]) + s[1:]
-}
-
-func toJSON(s *Spec, config map[string]any) ([]byte, error) {
-	if config == nil {
-		config = map[string]any{}
-	}
-	b, err := json.Marshal(config)
-	if err != nil {
-		return nil, fmt.Errorf("encoding configuration: %w", err)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return nil, fmt.Errorf("encoding configuration: %w", err)
-	}
-	if b, err = json.Marshal(listMaps(s, "", v)); err != nil {
-		return nil, fmt.Errorf("encoding configuration: %w", err)
-	}
-	return b, nil
-}
-
-// listMaps makes a list of one of every map that the schema wants a list of
-// maps for. Name is the implied name of an attribute.
-func listMaps(s *Spec, name string, v any) any {
-	switch s.kind {
-	case kindObject:
-		m, ok := v.(map[string]any)
-		if !ok {
-			return v
-		}
-		out := maps.Clone(m)
-		for key, a := range s.attrs {
-			key = a.key(key)
-			if got, ok := m[key]; ok {
-				out[key] = listMaps(a, key, got)
-			}
-		}
-		return out
-	case kindDefault:
-		return listMaps(s.elems[0], name, v)
-	case kindAttr:
-		if m, ok := v.(map[string]any); ok && isListOfMaps(s.typ) {
-			return []any{m}
-		}
-		return v
-	case kindBlock, kindBlockList, kindBlockSet:
-		if l, ok := v.([]any); ok {
-			out := slices.Clone(l)
-			for i := range out {
-				out[i] = listMaps(s.nested, "", out[i])
-			}
-			return out
-		}
-		return listMaps(s.nested, "", v)
-	default:
-		return v
-	}
-}
-
-// key is the name under which a node of an object is configured.
-func (s *Spec) key(implied string) string {
-	if s.kind == kindDefault {
-		return s.elems[0].key(implied)
-	}
-	if s.name != "" {
-		return s.name
-	}
-	return implied
 }
