@@ -5,13 +5,13 @@ package catalog
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/api"
 )
 
@@ -41,11 +41,11 @@ type Instance struct {
 // tell where an instance runs, not whether it is ready.
 type Nomad struct {
 	client *api.Client
-	log    hclog.Logger
+	log    *slog.Logger
 }
 
 // NewNomad makes a catalog that asks the cluster behind client.
-func NewNomad(client *api.Client, log hclog.Logger) *Nomad {
+func NewNomad(client *api.Client, log *slog.Logger) *Nomad {
 	return &Nomad{client: client, log: log}
 }
 

@@ -14,13 +14,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/drover-ml/drover/orchestrator/catalog"
@@ -42,7 +42,7 @@ type Catalog interface {
 // Config configures a Gateway. Only Catalog is needed.
 type Config struct {
 	Catalog Catalog
-	Logger  hclog.Logger
+	Logger  *slog.Logger
 	// MaxBody is the largest request body in bytes. Default 64 MiB.
 	MaxBody int64
 	// Timeout bounds the wait for an instance's answer to begin. Default 60 s.
@@ -72,7 +72,7 @@ type key struct{ workspace, name string }
 // New makes a Gateway.
 func New(cfg Config) *Gateway {
 	if cfg.Logger == nil {
-		cfg.Logger = hclog.NewNullLogger()
+		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = 64 << 20
