@@ -1,0 +1,247 @@
+package control
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/cronexpr"
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/drover-ml/drover/devcluster/scheduler"
+	"github.com/drover-ml/drover/devcluster/state"
+)
+
+func u64(v uint64) string { return strconv.FormatUint(v, 10) }
+
+// nextLaunch is a periodic job's first launch after a time.
+func nextLaunch(j *api.Job, after time.Time) (time.Time, error) {
+	p := j.Periodic
+	zone := time.UTC
+	if tz := deref(p.TimeZone); tz != "" {
+		var err error
+		if zone, err = time.LoadLocation(tz); err != nil {
+			return time.Time{}, fmt.Errorf("invalid time zone %q: %w", tz, err)
+		}
+	}
+	specs := p.Specs
+	if s := deref(p.Spec); s != "" {
+		specs = append([]string{s}, specs...)
+	}
+	if len(specs) == 0 {
+		return time.Time{}, fmt.Errorf("must specify a spec")
+	}
+	var next time.Time
+	for _, spec := range specs {
+		e, err := cronexpr.Parse(spec)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("invalid cron spec %q: %w", spec, err)
+		}
+		if t := e.Next(after.In(zone)); !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	return next, nil
+}
+
+// launchPeriodic launches the periodic jobs that are due. Launches that fell
+// due while the cluster was down are made up for once.
+func (s *Server) launchPeriodic(now time.Time) (due time.Time, err error) {
+	var jobs []*api.Job
+	s.store.View(func(r state.Reader) {
+		for _, j := range r.Jobs() {
+			if !j.IsPeriodic() || *j.Stop || !deref(j.Periodic.Enabled) || j.IsParameterized() {
+				continue
+			}
+			last := time.Unix(0, *j.SubmitTime)
+			if h := r.History(*j.Namespace, *j.ID); h.LastLaunch.After(last) {
+				last = h.LastLaunch
+			}
+			next, err := nextLaunch(j, last)
+			switch {
+			case err != nil || next.IsZero():
+			case !next.After(now):
+				jobs = append(jobs, j)
+			case due.IsZero() || next.Before(due):
+				due = next
+			}
+		}
+	})
+	for _, j := range jobs {
+		if _, _, err := s.launch(*j.Namespace, *j.ID, now, deref(j.Periodic.ProhibitOverlap)); err != nil {
+			return due, err
+		}
+	}
+	return due, nil
+}
+
+// ForcePeriodic launches a periodic job now.
+func (s *Server) ForcePeriodic(namespace, id string) (evalID string, index uint64, err error) {
+	return s.launch(namespace, id, time.Now(), false)
+}
+
+func (s *Server) launch(namespace, id string, at time.Time, alone bool) (evalID string, index uint64, err error) {
+	index, err = s.store.Update(func(tx *state.Tx) error {
+		tx.As("JobRegistered")
+		parent := tx.Job(namespace, id)
+		if parent == nil {
+			return notFound("job not found")
+		}
+		if !parent.IsPeriodic() {
+			return refuse("can't force launch non-periodic job")
+		}
+		h := *tx.History(namespace, id)
+		h.LastLaunch = at
+		if err := tx.PutHistory(&h); err != nil {
+			return err
+		}
+		if alone && hasRunningChild(tx.Reader, parent) {
+			return nil
+		}
+		child := bare(parent)
+		child.ID = ptr(fmt.Sprintf("%s/periodic-%d", id, at.Unix()))
+		if tx.Job(namespace, *child.ID) != nil {
+			return nil // launched before a restart
+		}
+		child.Name, child.ParentID, child.Periodic = child.ID, &id, nil
+		e, err := s.putChild(tx, child, triggerPeriodic)
+		if err == nil {
+			evalID = e.ID
+		}
+		return err
+	})
+	return evalID, index, err
+}
+
+func hasRunningChild(r state.Reader, parent *api.Job) bool {
+	for _, j := range r.Jobs() {
+		if deref(j.ParentID) == *parent.ID && *j.Namespace == *parent.Namespace && deref(j.Status) != "dead" {
+			return true
+		}
+	}
+	return false
+}
+
+// Ages from which what has ended is collected.
+const (
+	evalAge = time.Hour
+	jobAge  = 4 * time.Hour
+)
+
+// collectGarbage forgets what ended long ago, every now and then.
+func (s *Server) collectGarbage(now time.Time) (due time.Time, err error) {
+	s.mu.Lock()
+	last := s.lastSeen[gcKey]
+	if now.Sub(last) < 5*time.Minute {
+		s.mu.Unlock()
+		return last.Add(5 * time.Minute), nil
+	}
+	s.lastSeen[gcKey] = now
+	s.mu.Unlock()
+	return now.Add(5 * time.Minute), s.collect(now, false)
+}
+
+const gcKey = "\x00gc" // no node ID
+
+// CollectNow forgets everything that has ended.
+func (s *Server) CollectNow() error { return s.collect(time.Now(), true) }
+
+func (s *Server) collect(now time.Time, all bool) error {
+	old := func(t int64, age time.Duration) bool { return all || now.Sub(time.Unix(0, t)) > age }
+	_, err := s.store.Update(func(tx *state.Tx) error {
+		for _, j := range tx.Jobs() {
+			if deref(j.Status) != "dead" || !old(*j.SubmitTime, jobAge) || !s.collectable(tx, j, old) {
+				continue
+			}
+			if err := s.collectJob(tx, j); err != nil {
+				return err
+			}
+		}
+		for _, a := range tx.Allocs() {
+			job := tx.Job(a.Namespace, a.JobID)
+			stale := job == nil || *job.CreateIndex != *a.Job.CreateIndex || *job.Version != *a.Job.Version
+			if stale && scheduler.ClientTerminal(a) && old(a.ModifyTime, evalAge) && (job == nil || a.NextAllocation != "" || scheduler.ServerTerminal(a)) {
+				if err := tx.DeleteAlloc(a.ID); err != nil {
+					return err
+				}
+			}
+		}
+		for _, e := range tx.Evals() {
+			if e.Status != evalPending && e.Status != evalBlocked && old(e.ModifyTime, evalAge) && tx.Job(e.Namespace, e.JobID) == nil {
+				if err := tx.DeleteEval(e.ID); err != nil {
+					return err
+				}
+			}
+		}
+		for _, d := range tx.Deployments() {
+			if !active(d) && old(d.ModifyTime, evalAge) && tx.Job(d.Namespace, d.JobID) == nil {
+				if err := tx.DeleteDeployment(d.ID); err != nil {
+					return err
+				}
+			}
+		}
+		return s.collectVersions(tx)
+	})
+	return err
+}
+
+// collectable reports whether all of a dead job has ended long enough ago.
+// Parents that may launch again, and jobs that may be scheduled again, stay.
+func (s *Server) collectable(tx *state.Tx, j *api.Job, old func(int64, time.Duration) bool) bool {
+	if *j.Type == scheduler.Service && !*j.Stop {
+		return false
+	}
+	for _, a := range tx.AllocsOfJob(*j.Namespace, *j.ID) {
+		if !scheduler.ClientTerminal(a) || !old(a.ModifyTime, jobAge) {
+			return false
+		}
+	}
+	for _, e := range tx.EvalsOfJob(*j.Namespace, *j.ID) {
+		if e.Status == evalPending || e.Status == evalBlocked || !old(e.ModifyTime, jobAge) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Server) collectJob(tx *state.Tx, j *api.Job) error {
+	for _, a := range tx.AllocsOfJob(*j.Namespace, *j.ID) {
+		if err := tx.DeleteAlloc(a.ID); err != nil {
+			return err
+		}
+	}
+	for _, e := range tx.EvalsOfJob(*j.Namespace, *j.ID) {
+		if err := tx.DeleteEval(e.ID); err != nil {
+			return err
+		}
+	}
+	for _, d := range tx.DeploymentsOfJob(*j.Namespace, *j.ID) {
+		if err := tx.DeleteDeployment(d.ID); err != nil {
+			return err
+		}
+	}
+	return tx.DeleteJob(j)
+}
+
+// collectVersions forgets versions of jobs that are gone and run nowhere.
+func (s *Server) collectVersions(tx *state.Tx) error {
+	type incarnation struct {
+		key     string
+		created uint64
+	}
+	used := map[incarnation]bool{}
+	for _, a := range tx.Allocs() {
+		used[incarnation{state.Key(a.Namespace, a.JobID), *a.Job.CreateIndex}] = true
+	}
+	for _, j := range tx.Jobs() {
+		used[incarnation{state.Key(*j.Namespace, *j.ID), *j.CreateIndex}] = true
+	}
+	for _, v := range tx.AllJobVersions() {
+		if !used[incarnation{state.Key(*v.Namespace, *v.ID), *v.CreateIndex}] {
+			if err := tx.DeleteJobVersion(v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
