@@ -43,8 +43,10 @@ func New(c Config) gpu.Source {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &source{Config: c, changes: make(chan struct{}, 1), stop: cancel}
 	if c.FaultFile != "" {
+		// Looked at before it is read, so that no change in between is missed.
+		last, _ := os.Stat(c.FaultFile)
 		s.reload()
-		s.watching.Go(func() { s.watch(ctx) })
+		s.watching.Go(func() { s.watch(ctx, last) })
 	}
 	return s
 }
@@ -106,11 +108,11 @@ func (s *source) Close() error {
 	return nil
 }
 
-// watch reloads the fault file when its identity, size or time changes.
-func (s *source) watch(ctx context.Context) {
+// watch reloads the fault file when its identity, size or time is no longer
+// that of last; nil is no file.
+func (s *source) watch(ctx context.Context, last os.FileInfo) {
 	ticker := time.NewTicker(s.Poll)
 	defer ticker.Stop()
-	last, _ := os.Stat(s.FaultFile)
 	for {
 		select {
 		case <-ctx.Done():
