@@ -135,3 +135,12 @@ type CheckpointRecord struct {
 	SealedAt time.Time `json:"sealed_at"`
 	AllocID  string    `json:"alloc_id"`
 }
+
+// CheckpointMetrics is the metrics file as it was when a checkpoint was last
+// copied to the store, see CheckpointMetricsKey.
+type CheckpointMetrics struct {
+	Digest string `json:"digest"` // of the blob
+}
+
+// CheckpointMetricsKey is where the record with a training's metrics is.
+func CheckpointMetricsKey(key string) string { return "checkpoints/" + key + "/metrics" }

@@ -1,0 +1,63 @@
+package driver
+
+import (
+	"maps"
+	"path/filepath"
+	"strconv"
+
+	"github.com/drover-ml/drover/internal/mltask"
+	"github.com/drover-ml/drover/nomadplugin/driver"
+	"github.com/drover-ml/drover/task-driver/stage"
+	"github.com/drover-ml/drover/task-driver/task"
+)
+
+// masterPort is the label of the port on which the processes of a distributed
+// training meet.
+const masterPort = "master"
+
+// taskMark is an environment variable by which the processes of a task are
+// known, whatever else they do.
+func taskMark(taskID string) string { return "DROVER_TASK_ID=" + taskID }
+
+// environment is the whole environment of a task's command. What the job sets
+// wins over what the agent had; the contract and the reserved devices win over
+// both.
+func environment(c *driver.TaskConfig, m *mltask.Config, s stage.Staged, user *account, agent map[string]string) (map[string]string, error) {
+	env := task.WithoutAgent(c.Env, agent)
+	if user != nil {
+		user.setHome(env, agent)
+	}
+	params, err := mltask.ParamVars(m.Params)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(env, params)
+	for k, v := range map[string]string{
+		"MASTER_ADDR": "127.0.0.1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "NODE_RANK": "0",
+	} {
+		if env[k] == "" {
+			env[k] = v
+		}
+	}
+	for _, p := range c.Resources.Ports {
+		if p.Label == masterPort && env["MASTER_PORT"] == "" {
+			env["MASTER_PORT"] = strconv.Itoa(int(p.Value))
+		}
+	}
+	env["DROVER_TASK_ID"] = c.ID
+	env["DROVER_INPUT_DIR"] = filepath.Join(s.Folder, mltask.InputsDir)
+	env["DROVER_OUTPUT_DIR"] = filepath.Join(s.Folder, mltask.OutputsDir)
+	env["DROVER_CHECKPOINT_DIR"] = filepath.Join(s.Folder, mltask.CheckpointsDir)
+	env["DROVER_METRICS_FILE"] = filepath.Join(s.Folder, mltask.MetricsFile)
+	env["DROVER_PARAMS_FILE"] = filepath.Join(s.Folder, mltask.ParamsFile)
+	env["DROVER_RUN"] = m.Run
+	env["DROVER_STEP"] = m.Step
+	env["DROVER_ATTEMPT"] = strconv.Itoa(m.Attempt)
+	env["DROVER_SEED"] = strconv.FormatInt(m.Seed, 10)
+	delete(env, "DROVER_RESUME_FROM")
+	if s.Resume != "" {
+		env["DROVER_RESUME_FROM"] = s.Resume
+	}
+	task.CloseGPUs(env, c.DeviceEnv)
+	return env, nil
+}
