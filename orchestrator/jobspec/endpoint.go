@@ -2,6 +2,8 @@ package jobspec
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -53,25 +55,28 @@ func Endpoint(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Clust
 	if id.Run != "" {
 		config["run"] = id.Run
 	}
-	meta := map[string]string{
+	job := newJob(EndpointJobID(id.Workspace, id.Name), api.JobTypeService, t.Priority, c)
+	job.Meta = map[string]string{
 		MetaEndpoint:  id.Name,
 		MetaRevision:  strconv.Itoa(id.Revision),
 		MetaWorkspace: id.Workspace,
 		MetaModel:     id.Model,
 		MetaVersion:   strconv.Itoa(id.Version),
 	}
-
-	job := newJob(EndpointJobID(id.Workspace, id.Name), api.JobTypeService, t.Priority, c)
-	job.Meta = map[string]string{}
-	for key, value := range meta {
-		job.Meta[key] = value
+	// Nomad's services have tags but no meta: the gateway reads these.
+	tags := []string{"drover.ready=" + e.ReadyPath}
+	for key, value := range job.Meta {
+		tags = append(tags, key+"="+value)
 	}
+	slices.Sort(tags)
 	if id.Pipeline != "" {
 		job.Meta[MetaPipeline] = id.Pipeline
 	}
 	if id.Run != "" {
 		job.Meta[MetaRun] = id.Run
 	}
+	task := newTask(t, config, killTimeout)
+	task.Env = withModel(task.Env, id)
 	job.Update = &api.UpdateStrategy{
 		MaxParallel:      new(1),
 		HealthCheck:      new("checks"),
@@ -90,8 +95,7 @@ func Endpoint(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Clust
 			Name:      ServiceName(id.Workspace, id.Name),
 			Provider:  "nomad",
 			PortLabel: e.Port,
-			Meta:      meta,
-			Tags:      []string{"drover", "revision-" + meta[MetaRevision]},
+			Tags:      tags,
 			Checks: []api.ServiceCheck{{
 				Name:      "ready",
 				Type:      "http",
@@ -113,9 +117,20 @@ func Endpoint(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Clust
 			DelayFunction: new("exponential"),
 			MaxDelay:      new(rescheduleMax),
 		},
-		Tasks: []*api.Task{newTask(t, config, killTimeout)},
+		Tasks: []*api.Task{task},
 	}}
 	return job, nil
+}
+
+// withModel adds what an instance calls itself in the inference protocol.
+func withModel(env map[string]string, id EndpointIdentity) map[string]string {
+	env = maps.Clone(env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	env["DROVER_MODEL_NAME"] = id.Name
+	env["DROVER_MODEL_VERSION"] = strconv.Itoa(id.Version)
+	return env
 }
 
 func (id EndpointIdentity) check() error {

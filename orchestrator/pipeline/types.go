@@ -257,4 +257,3 @@ type Task struct {
 	Priority   int
 	Seed       int64
 }
-

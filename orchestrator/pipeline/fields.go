@@ -1,0 +1,243 @@
+package pipeline
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// fields are what a block may hold. Of blocks, those in repeated may be there
+// more than once.
+type fields struct {
+	attrs    []string
+	blocks   []string
+	repeated []string
+}
+
+// checkFields reports what body holds beyond f, and blocks that are there
+// twice and must not be.
+func (s *scope) checkFields(body *hclsyntax.Body, what string, f fields) {
+	for name, attr := range body.Attributes {
+		switch {
+		case slices.Contains(f.attrs, name):
+		case slices.Contains(f.blocks, name):
+			s.diags = append(s.diags, problem(attr.NameRange, "Not an attribute",
+				fmt.Sprintf("%s is a block here: write %s { … } without the equals sign.", name, name)))
+		default:
+			s.diags = append(s.diags, problem(attr.NameRange, "Unknown attribute",
+				fmt.Sprintf("A %s has no attribute %q.%s", what, name, s.suggest(name, slices.Concat(f.attrs, f.blocks)))))
+		}
+	}
+	first := map[string]*hclsyntax.Block{}
+	for _, b := range body.Blocks {
+		switch {
+		case slices.Contains(f.repeated, b.Type):
+		case slices.Contains(f.blocks, b.Type):
+			if earlier := first[b.Type]; earlier != nil {
+				s.diags = append(s.diags, duplicate("block", b.Type, b.DefRange(), earlier.DefRange()))
+			} else {
+				first[b.Type] = b
+			}
+		case slices.Contains(f.attrs, b.Type):
+			s.diags = append(s.diags, problem(b.DefRange(), "Not a block",
+				fmt.Sprintf("%s is an attribute here: write %s = { … } with an equals sign.", b.Type, b.Type)))
+		default:
+			s.diags = append(s.diags, problem(b.DefRange(), "Unknown block",
+				fmt.Sprintf("A %s has no block %q.%s", what, b.Type, s.suggest(b.Type, slices.Concat(f.blocks, f.attrs)))))
+		}
+	}
+}
+
+// only is the block of a type, nil if there is none; further ones are reported
+// by checkFields.
+func only(body *hclsyntax.Body, kind string) *hclsyntax.Block {
+	for _, b := range body.Blocks {
+		if b.Type == kind {
+			return b
+		}
+	}
+	return nil
+}
+
+func duplicate(what, name string, at, first hcl.Range) *hcl.Diagnostic {
+	return problem(at, "Duplicate "+what,
+		fmt.Sprintf("The %s %q is there already, in line %d. Rename one of them, or take it out.", what, name, first.Start.Line))
+}
+
+// label is the one label of a block, "" if there is not just one.
+func (s *scope) label(b *hclsyntax.Block, of string) (string, hcl.Range) {
+	if len(b.Labels) == 1 {
+		return b.Labels[0], b.LabelRanges[0]
+	}
+	s.diags = append(s.diags, problem(b.DefRange(), "Wrong number of labels",
+		fmt.Sprintf("A %s block has one label, its name: %s \"name\" { … }.", of, of)))
+	return "", b.DefRange()
+}
+
+func (s *scope) noLabels(b *hclsyntax.Block) {
+	if len(b.Labels) > 0 {
+		s.diags = append(s.diags, problem(b.LabelRanges[0], "Unexpected label",
+			fmt.Sprintf("A %s block has no label: %s { … }.", b.Type, b.Type)))
+	}
+}
+
+// reader reads the attributes of one block.
+type reader struct {
+	*scope
+	body  *hclsyntax.Body
+	place place
+	what  string // the block, for messages
+}
+
+// static evaluates an attribute that must be known before anything has run.
+// It is false if the attribute is not there, null, or wrong, which is reported.
+func (r reader) static(name string, want cty.Type) (cty.Value, hcl.Range, bool) {
+	attr := r.body.Attributes[name]
+	if attr == nil {
+		return cty.NilVal, hcl.Range{}, false
+	}
+	at := attr.Expr.Range()
+	v, ok := r.constantOf(attr.Expr, r.place, name)
+	if !ok || v.IsNull() {
+		return cty.NilVal, at, false
+	}
+	converted, err := convertTo(v, want)
+	if err != nil {
+		r.diags = append(r.diags, wrongType(at, name, want, err))
+		return cty.NilVal, at, false
+	}
+	if !converted.IsWhollyKnown() {
+		return cty.NilVal, at, false
+	}
+	return converted, at, true
+}
+
+// constantOf evaluates an expression that may not name nodes.
+func (s *scope) constantOf(expr hclsyntax.Expression, at place, name string) (cty.Value, bool) {
+	b, diags := s.bind(expr, at)
+	s.diags = append(s.diags, diags...)
+	if b == nil {
+		return cty.NilVal, false
+	}
+	if len(b.refs) > 0 {
+		s.diags = append(s.diags, problem(b.refs[0].at, "Not known in time",
+			fmt.Sprintf("%s must be known before anything has run, so it cannot depend on a result. Use variables, locals and functions.", name)))
+		return cty.NilVal, false
+	}
+	v, diags := b.value(s.atParse)
+	s.diags = append(s.diags, diags...)
+	if diags.HasErrors() || !v.IsWhollyKnown() { // an unknown comes from a mistake reported elsewhere
+		return cty.NilVal, false
+	}
+	return v, true
+}
+
+func wrongType(at hcl.Range, name string, want cty.Type, err error) *hcl.Diagnostic {
+	return problem(at, "Wrong type", fmt.Sprintf("%s must be %s: %v.", name, typeName(want), err))
+}
+
+// typeName names a type with its article.
+func typeName(ty cty.Type) string {
+	switch name := ty.FriendlyName(); {
+	case ty == cty.DynamicPseudoType:
+		return "a value"
+	case name == "object" || name[0] == 'o':
+		return "an " + name
+	default:
+		return "a " + name
+	}
+}
+
+func (r reader) str(name string) (string, hcl.Range, bool) {
+	v, at, ok := r.static(name, cty.String)
+	if !ok {
+		return "", at, false
+	}
+	return v.AsString(), at, true
+}
+
+func (r reader) boolean(name string, missing bool) bool {
+	v, _, ok := r.static(name, cty.Bool)
+	if !ok {
+		return missing
+	}
+	return v.True()
+}
+
+// integer reads a whole number within bounds.
+func (r reader) integer(name string, missing, least, most int64) int64 {
+	v, at, ok := r.static(name, cty.Number)
+	if !ok {
+		return missing
+	}
+	n, accuracy := v.AsBigFloat().Int64()
+	if accuracy != 0 || n < least || n > most {
+		r.diags = append(r.diags, problem(at, "Out of range",
+			fmt.Sprintf("%s must be a whole number from %d to %d, not %s.", name, least, most, numberText(v))))
+		return missing
+	}
+	return n
+}
+
+func (r reader) float(name string) (float64, hcl.Range, bool) {
+	v, at, ok := r.static(name, cty.Number)
+	if !ok {
+		return 0, at, false
+	}
+	f, err := toFloat(v)
+	if err != nil {
+		r.diags = append(r.diags, problem(at, "Out of range", fmt.Sprintf("%s: %v.", name, err)))
+		return 0, at, false
+	}
+	return f, at, true
+}
+
+// required reports an attribute that is not there.
+func (r reader) required(names ...string) {
+	for _, name := range names {
+		if r.body.Attributes[name] == nil {
+			r.diags = append(r.diags, problem(r.body.MissingItemRange(), "Missing attribute",
+				fmt.Sprintf("The %s needs the attribute %q.", r.what, name)))
+		}
+	}
+}
+
+// choice reads one of a few words.
+func (r reader) choice(name, missing string, choices ...string) string {
+	word, at, ok := r.str(name)
+	if !ok {
+		return missing
+	}
+	if !slices.Contains(choices, word) {
+		r.diags = append(r.diags, problem(at, "Unknown "+name,
+			fmt.Sprintf("%s cannot be %q.%s", name, word, r.suggest(word, choices))))
+		return missing
+	}
+	return word
+}
+
+// maxDuration keeps durations from overflowing when they are added up.
+const maxDuration = 365 * 24 * time.Hour
+
+// duration reads a duration of at least least; it is missing if there is none.
+func (r reader) duration(name string, missing, least time.Duration) time.Duration {
+	text, at, ok := r.str(name)
+	if !ok {
+		return missing
+	}
+	d, err := parseDuration(text)
+	if err != nil {
+		r.diags = append(r.diags, problem(at, "Invalid duration", err.Error()+"."))
+		return missing
+	}
+	if d < least || d > maxDuration {
+		r.diags = append(r.diags, problem(at, "Out of range",
+			fmt.Sprintf("%s must be from %s to %s, not %s.", name, least, maxDuration, text)))
+		return missing
+	}
+	return d
+}

@@ -1,0 +1,168 @@
+package pipeline
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/hcl/v2/ext/tryfunc"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/convert"
+	"github.com/zclconf/go-cty/cty/function"
+	"github.com/zclconf/go-cty/cty/function/stdlib"
+)
+
+// functions are what expressions may call: all pure, so that parsing a file
+// again gives the same graph. None reads files, the environment or the clock.
+var functions = sync.OnceValue(func() map[string]function.Function {
+	fs := map[string]function.Function{
+		"can": tryfunc.CanFunc,
+		"try": tryfunc.TryFunc,
+
+		"abs":      stdlib.AbsoluteFunc,
+		"ceil":     stdlib.CeilFunc,
+		"floor":    stdlib.FloorFunc,
+		"int":      stdlib.IntFunc,
+		"log":      stdlib.LogFunc,
+		"max":      stdlib.MaxFunc,
+		"min":      stdlib.MinFunc,
+		"parseint": stdlib.ParseIntFunc,
+		"pow":      stdlib.PowFunc,
+		"signum":   stdlib.SignumFunc,
+
+		"chomp":        stdlib.ChompFunc,
+		"endswith":     affixFunc(strings.HasSuffix),
+		"format":       boundedFormat(stdlib.FormatFunc),
+		"formatlist":   boundedFormat(stdlib.FormatListFunc),
+		"indent":       stdlib.IndentFunc,
+		"join":         stdlib.JoinFunc,
+		"lower":        stdlib.LowerFunc,
+		"regex":        stdlib.RegexFunc,
+		"regexall":     stdlib.RegexAllFunc,
+		"regexreplace": stdlib.RegexReplaceFunc,
+		"replace":      stdlib.ReplaceFunc,
+		"split":        stdlib.SplitFunc,
+		"startswith":   affixFunc(strings.HasPrefix),
+		"strlen":       stdlib.StrlenFunc,
+		"substr":       stdlib.SubstrFunc,
+		"title":        stdlib.TitleFunc,
+		"trim":         stdlib.TrimFunc,
+		"trimprefix":   stdlib.TrimPrefixFunc,
+		"trimspace":    stdlib.TrimSpaceFunc,
+		"trimsuffix":   stdlib.TrimSuffixFunc,
+		"upper":        stdlib.UpperFunc,
+
+		"chunklist":       stdlib.ChunklistFunc,
+		"coalesce":        stdlib.CoalesceFunc,
+		"coalescelist":    stdlib.CoalesceListFunc,
+		"compact":         stdlib.CompactFunc,
+		"concat":          stdlib.ConcatFunc,
+		"contains":        stdlib.ContainsFunc,
+		"distinct":        stdlib.DistinctFunc,
+		"element":         stdlib.ElementFunc,
+		"flatten":         stdlib.FlattenFunc,
+		"keys":            stdlib.KeysFunc,
+		"length":          stdlib.LengthFunc,
+		"lookup":          stdlib.LookupFunc,
+		"merge":           stdlib.MergeFunc,
+		"range":           stdlib.RangeFunc,
+		"reverse":         stdlib.ReverseListFunc,
+		"setintersection": stdlib.SetIntersectionFunc,
+		"setproduct":      boundedProduct(),
+		"setsubtract":     stdlib.SetSubtractFunc,
+		"setunion":        stdlib.SetUnionFunc,
+		"slice":           stdlib.SliceFunc,
+		"sort":            stdlib.SortFunc,
+		"values":          stdlib.ValuesFunc,
+		"zipmap":          stdlib.ZipmapFunc,
+
+		"csvdecode":  stdlib.CSVDecodeFunc,
+		"jsondecode": stdlib.JSONDecodeFunc,
+		"jsonencode": stdlib.JSONEncodeFunc,
+
+		"tobool":   stdlib.MakeToFunc(cty.Bool),
+		"tolist":   stdlib.MakeToFunc(cty.List(cty.DynamicPseudoType)),
+		"tomap":    stdlib.MakeToFunc(cty.Map(cty.DynamicPseudoType)),
+		"tonumber": stdlib.MakeToFunc(cty.Number),
+		"toset":    stdlib.MakeToFunc(cty.Set(cty.DynamicPseudoType)),
+		"tostring": stdlib.MakeToFunc(cty.String),
+	}
+	return fs
+})
+
+// functionNames are the names of functions, sorted.
+func functionNames() []string { return slices.Sorted(maps.Keys(functions())) }
+
+func affixFunc(has func(s, affix string) bool) function.Function {
+	return function.New(&function.Spec{
+		Params: []function.Parameter{{Name: "str", Type: cty.String}, {Name: "affix", Type: cty.String}},
+		Type:   function.StaticReturnType(cty.Bool),
+		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+			return cty.BoolVal(has(args[0].AsString(), args[1].AsString())), nil
+		},
+	})
+}
+
+// maxFormatWidth bounds the width and precision that format pads to.
+const maxFormatWidth = 1000
+
+// boundedFormat is format or formatlist without widths that fill memory.
+func boundedFormat(f function.Function) function.Function {
+	return bounded(f, func(args []cty.Value) error {
+		if len(args) == 0 || !args[0].IsKnown() || args[0].IsNull() || args[0].Type() != cty.String {
+			return nil
+		}
+		number := 0
+		for _, r := range args[0].AsString() {
+			if r < '0' || r > '9' {
+				number = 0
+				continue
+			}
+			if number = number*10 + int(r-'0'); number > maxFormatWidth {
+				return function.NewArgErrorf(0, "a number in the format is larger than %d", maxFormatWidth)
+			}
+		}
+		return nil
+	})
+}
+
+// boundedProduct is setproduct without results that fill memory.
+func boundedProduct() function.Function {
+	return bounded(stdlib.SetProductFunc, func(args []cty.Value) error {
+		size := 1
+		for _, arg := range args {
+			if !arg.IsKnown() || arg.IsNull() || !arg.CanIterateElements() {
+				return nil
+			}
+			if size *= arg.LengthInt(); size > maxInstances {
+				return fmt.Errorf("the product has more than %d elements", maxInstances)
+			}
+		}
+		return nil
+	})
+}
+
+// bounded is f, called only if check finds nothing wrong with its arguments.
+func bounded(f function.Function, check func(args []cty.Value) error) function.Function {
+	return function.New(&function.Spec{
+		Params:   f.Params(),
+		VarParam: f.VarParam(),
+		Type: func(args []cty.Value) (cty.Type, error) {
+			if err := check(args); err != nil {
+				return cty.DynamicPseudoType, err
+			}
+			return f.ReturnTypeForValues(args)
+		},
+		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+			return f.Call(args)
+		},
+	})
+}
+
+// convertTo converts a value; its error says what is wrong with it, without
+// the name of what it is for.
+func convertTo(v cty.Value, want cty.Type) (cty.Value, error) {
+	return convert.Convert(v, want)
+}

@@ -1,0 +1,427 @@
+package pipeline
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// nodeBuilder reads the block of one node.
+type nodeBuilder struct {
+	reader
+	p      *parser
+	entity *entity
+	node   *Node
+}
+
+// report adds what is wrong.
+func (b *nodeBuilder) report(d ...*hcl.Diagnostic) { b.diags = append(b.diags, d...) }
+
+// taskFields are what everything that runs a process may hold.
+var taskFields = fields{
+	attrs:    []string{"code", "command", "env", "params", "priority", "depends_on"},
+	blocks:   []string{"input", "resources"},
+	repeated: []string{"input"},
+}
+
+// stepFields are what steps and sweeps hold besides.
+var stepFields = fields{
+	attrs:    []string{"for_each", "when", "on_exit", "timeout", "cache", "seed"},
+	blocks:   []string{"output", "checkpoint", "retry"},
+	repeated: []string{"output"},
+}
+
+func (f fields) with(more ...fields) fields {
+	for _, m := range more {
+		f.attrs = slices.Concat(f.attrs, m.attrs)
+		f.blocks = slices.Concat(f.blocks, m.blocks)
+		f.repeated = slices.Concat(f.repeated, m.repeated)
+	}
+	return f
+}
+
+var allStepFields = taskFields.with(stepFields)
+
+func (b *nodeBuilder) step() {
+	b.checkFields(b.body, "step", allStepFields)
+	b.node.Step = &Step{}
+	b.runnable(b.node.Step)
+}
+
+// runnable reads what steps and sweeps have in common.
+func (b *nodeBuilder) runnable(step *Step) {
+	b.node.OnExit = b.boolean("on_exit", false)
+	b.place.onExit = b.node.OnExit
+	b.task(step)
+	b.outputs(step)
+	b.retry(step)
+	// a clean-up that was taken from the cache would clean nothing up
+	step.Cache = b.boolean("cache", !b.node.OnExit)
+	step.Timeout = b.duration("timeout", 0, time.Second)
+	b.node.deferred.seed = b.integer("seed", 0, 0, 1<<53)
+	if block := only(b.body, "checkpoint"); block != nil {
+		r := b.inner(block, "checkpoint block", fields{attrs: []string{"keep"}})
+		step.Checkpoint = &Checkpoint{Keep: int(r.integer("keep", 3, 1, 1000))}
+	}
+	if attr := b.body.Attributes["when"]; attr != nil {
+		b.node.deferred.when = b.later(attr.Expr, cty.Bool, "when")
+	}
+}
+
+// task reads what everything that runs a process has in common.
+func (b *nodeBuilder) task(step *Step) {
+	d := b.node.deferred
+	b.required("command")
+	step.Priority = int(b.integer("priority", 50, 1, 100))
+	if path, at, ok := b.str("code"); ok && b.path(path, at, "Code") {
+		step.Code = path
+	}
+	if attr := b.body.Attributes["command"]; attr != nil {
+		d.command = b.command(step, attr)
+	}
+	if attr := b.body.Attributes["env"]; attr != nil {
+		d.env = b.later(attr.Expr, cty.Map(cty.String), "env")
+		b.env(step, d.env)
+	}
+	if attr := b.body.Attributes["params"]; attr != nil {
+		d.params = b.later(attr.Expr, cty.DynamicPseudoType, "params")
+		b.params(d.params)
+	}
+	b.inputs(step)
+	b.dependsOn()
+	step.Resources = b.resources()
+}
+
+// inner reads a block inside this one.
+func (b *nodeBuilder) inner(block *hclsyntax.Block, what string, f fields) reader {
+	b.checkFields(block.Body, what, f)
+	return reader{scope: b.scope, body: block.Body, place: b.place, what: what}
+}
+
+// later takes in an expression that may name nodes, and makes edges to them. It
+// tries it with what is known now, which finds most that is wrong with it. The
+// result is nil if something is.
+func (b *nodeBuilder) later(expr hclsyntax.Expression, want cty.Type, name string) *boundValue {
+	bound, diags := b.bind(expr, b.place)
+	b.report(diags...)
+	if bound == nil {
+		return nil
+	}
+	for _, ref := range bound.refs {
+		b.dependOn(ref)
+	}
+	v, diags := bound.value(b.atParse)
+	b.report(diags...)
+	if diags.HasErrors() {
+		return nil
+	}
+	if v.IsNull() {
+		return nil
+	}
+	converted, err := convertTo(v, want)
+	if err != nil {
+		b.report(wrongType(expr.Range(), name, want, err))
+		return nil
+	}
+	return &boundValue{bound: bound, name: name, want: want, early: converted}
+}
+
+// dependOn makes edges to the nodes that ref names.
+func (b *nodeBuilder) dependOn(ref reference) {
+	edges := b.p.edges[b.node.ID]
+	for _, id := range ref.nodes() {
+		if _, ok := edges[id]; !ok {
+			edges[id] = ref.at
+		}
+		if ref.part != "status" && ref.part != "passed" {
+			b.node.deferred.uses(id)
+		}
+	}
+}
+
+func (b *nodeBuilder) command(step *Step, attr *hclsyntax.Attribute) *boundValue {
+	at := attr.Expr.Range()
+	if _, ok := attr.Expr.(*hclsyntax.TemplateExpr); ok {
+		b.report(problem(at, "Wrong type",
+			"command is a list: the program, then its arguments. For a shell, write [\"sh\", \"-c\", \"…\"]."))
+		return nil
+	}
+	value := b.later(attr.Expr, cty.List(cty.String), "command")
+	if value == nil || !value.early.IsKnown() {
+		return value
+	}
+	command, err := commandOf(value.early)
+	if err != nil {
+		b.report(problem(at, "Invalid command", err.Error()+"."))
+		return nil
+	}
+	if value.early.IsWhollyKnown() {
+		step.Command = command
+	}
+	return value
+}
+
+// commandOf gives a list of strings, "" for those not known yet.
+func commandOf(v cty.Value) ([]string, error) {
+	var command []string
+	for i, element := range v.AsValueSlice() {
+		switch {
+		case !element.IsKnown():
+			command = append(command, "")
+			continue
+		case element.IsNull():
+			return nil, fmt.Errorf("element %d of the command is null", i)
+		case strings.ContainsRune(element.AsString(), 0):
+			return nil, fmt.Errorf("element %d of the command has a NUL character", i)
+		case i == 0 && strings.TrimSpace(element.AsString()) == "":
+			return nil, fmt.Errorf("the command begins with an empty string; its first element is the program")
+		}
+		command = append(command, element.AsString())
+	}
+	if len(command) == 0 {
+		return nil, fmt.Errorf("the command is empty; its first element is the program")
+	}
+	return command, nil
+}
+
+func (b *nodeBuilder) env(step *Step, value *boundValue) {
+	if value == nil || !value.early.IsKnown() {
+		return
+	}
+	env, err := envOf(value.early)
+	if err != nil {
+		b.report(problem(value.expr.Range(), "Invalid environment", err.Error()+"."))
+		return
+	}
+	if value.early.IsWhollyKnown() {
+		step.Env = env
+	}
+}
+
+// envOf gives a map of strings, without those not known yet.
+func envOf(v cty.Value) (map[string]string, error) {
+	env := make(map[string]string, v.LengthInt())
+	for key, value := range v.Elements() {
+		name := key.AsString()
+		switch {
+		case !envName.MatchString(name):
+			return nil, fmt.Errorf("%q is no name of an environment variable: letters, digits and _, not beginning with a digit", name)
+		case strings.HasPrefix(name, "DROVER_") || strings.HasPrefix(name, "NOMAD_"):
+			return nil, fmt.Errorf("%s is set by the platform: names with DROVER_ and NOMAD_ are taken. Use params for parameters", name)
+		case !value.IsKnown():
+			continue
+		case value.IsNull():
+			return nil, fmt.Errorf("%s is null", name)
+		case strings.ContainsRune(value.AsString(), 0):
+			return nil, fmt.Errorf("%s has a NUL character", name)
+		}
+		env[name] = value.AsString()
+	}
+	return env, nil
+}
+
+func (b *nodeBuilder) params(value *boundValue) {
+	if value == nil {
+		return
+	}
+	if _, err := paramsOf(value.early); err != nil {
+		b.report(problem(value.expr.Range(), "Invalid parameters", err.Error()+"."))
+	}
+}
+
+// paramsOf gives an object as JSON values. If it is not wholly known, the
+// result is nil but for what is wrong with it.
+func paramsOf(v cty.Value) (map[string]any, error) {
+	ty := v.Type()
+	if ty == cty.DynamicPseudoType && !v.IsKnown() {
+		return nil, nil
+	}
+	if !ty.IsObjectType() && !ty.IsMapType() {
+		return nil, fmt.Errorf("params is an object, { name = value, … }, not a %s", ty.FriendlyName())
+	}
+	if !v.IsKnown() {
+		return nil, nil
+	}
+	variables := map[string]string{}
+	for key := range v.Elements() {
+		name := key.AsString()
+		if !fileName.MatchString(name) {
+			return nil, fmt.Errorf("the parameter %q is no identifier: letters, digits, _ and -, beginning with a letter", name)
+		}
+		// tasks get DROVER_PARAM_<NAME>, which has no lower case and no dashes
+		variable := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+		if other, ok := variables[variable]; ok {
+			return nil, fmt.Errorf("the parameters %q and %q would both be DROVER_PARAM_%s", min(name, other), max(name, other), variable)
+		}
+		variables[variable] = name
+	}
+	if !v.IsWhollyKnown() {
+		return nil, nil
+	}
+	params, err := toGo(v)
+	if err != nil {
+		return nil, err
+	}
+	return params.(map[string]any), nil
+}
+
+func (b *nodeBuilder) inputs(step *Step) {
+	seen := map[string]hcl.Range{}
+	for _, block := range b.body.Blocks {
+		if block.Type != "input" {
+			continue
+		}
+		name, at := b.label(block, "input")
+		if name == "" || !b.checkFileName(name, at, "an input") {
+			continue
+		}
+		if first, ok := seen[name]; ok {
+			b.report(duplicate("input", name, at, first))
+			continue
+		}
+		seen[name] = at
+		if b.entity.kind == KindEndpoint && name == modelInput {
+			b.report(problem(at, "Name taken", "The input \"model\" of an endpoint is the model that it serves. Choose another name."))
+			continue
+		}
+		r := b.inner(block, "input", fields{attrs: []string{"from", "optional"}})
+		r.required("from")
+		step.Inputs = append(step.Inputs, name)
+		attr := block.Body.Attributes["from"]
+		if attr == nil {
+			continue
+		}
+		value := b.artefact(attr.Expr)
+		b.node.deferred.inputs = append(b.node.deferred.inputs, boundInput{
+			name: name, from: value, optional: r.boolean("optional", false), at: attr.Expr.Range(),
+		})
+	}
+}
+
+// artefact takes in an expression whose value is an artefact's digest.
+func (b *nodeBuilder) artefact(expr hclsyntax.Expression) *boundValue {
+	value := b.later(expr, cty.String, "from")
+	if value == nil {
+		return nil
+	}
+	const hint = "from takes an artefact, such as dataset.name or step.name.output.name"
+	if t, ok := expr.(*hclsyntax.ScopeTraversalExpr); ok && len(value.refs) == 1 && isEntityKind(t.Traversal.RootName()) {
+		if ref := value.refs[0]; ref.entity.kind != KindDataset && ref.part != "output" && ref.part != "best" {
+			b.report(problem(expr.Range(), "Not an artefact", fmt.Sprintf("This is the %s of a %s; %s.", ref.part, ref.entity.kind, hint)))
+			return nil
+		}
+	}
+	if value.early.IsKnown() && !digest.MatchString(value.early.AsString()) {
+		b.report(problem(expr.Range(), "Not an artefact", hint+"; a digest is written sha256: and 64 hexadecimal digits."))
+		return nil
+	}
+	return value
+}
+
+func (b *nodeBuilder) outputs(step *Step) {
+	seen := map[string]hcl.Range{}
+	for _, block := range b.body.Blocks {
+		if block.Type != "output" {
+			continue
+		}
+		name, at := b.label(block, "output")
+		if name == "" || !b.checkFileName(name, at, "an output") {
+			continue
+		}
+		if first, ok := seen[name]; ok {
+			b.report(duplicate("output", name, at, first))
+			continue
+		}
+		seen[name] = at
+		r := b.inner(block, "output", fields{attrs: []string{"optional"}})
+		step.Outputs = append(step.Outputs, Output{Name: name, Optional: r.boolean("optional", false)})
+	}
+}
+
+func (b *nodeBuilder) retry(step *Step) {
+	block := only(b.body, "retry")
+	if block == nil {
+		return
+	}
+	r := b.inner(block, "retry block", fields{attrs: []string{"attempts", "delay"}})
+	r.required("attempts")
+	step.Retry = Retry{
+		Attempts: int(r.integer("attempts", 0, 0, 100)),
+		Delay:    r.duration("delay", 0, 0),
+	}
+}
+
+// dependsOn makes edges to nodes that are named only for their order.
+func (b *nodeBuilder) dependsOn() {
+	attr := b.body.Attributes["depends_on"]
+	if attr == nil {
+		return
+	}
+	for _, ref := range b.nodeList(attr) {
+		edges := b.p.edges[b.node.ID]
+		for _, id := range ref.nodes() {
+			if _, ok := edges[id]; !ok {
+				edges[id] = ref.at
+			}
+		}
+	}
+}
+
+// nodeList reads a list of nodes, [step.a, step.b["x"]].
+func (b *nodeBuilder) nodeList(attr *hclsyntax.Attribute) []reference {
+	list, ok := attr.Expr.(*hclsyntax.TupleConsExpr)
+	if !ok {
+		b.report(problem(attr.Expr.Range(), "Wrong type",
+			fmt.Sprintf("%s is a list of nodes: %s = [step.name].", attr.Name, attr.Name)))
+		return nil
+	}
+	var refs []reference
+	for _, expr := range list.Exprs {
+		if ref, ok := b.nodeReference(expr, attr.Name); ok {
+			refs = append(refs, ref)
+		}
+	}
+	return refs
+}
+
+// nodeReference reads an expression that must be the plain name of a node, or
+// of part of it.
+func (b *nodeBuilder) nodeReference(expr hclsyntax.Expression, name string) (reference, bool) {
+	t, diags := hcl.AbsTraversalForExpr(expr)
+	if diags.HasErrors() || !isEntityKind(t.RootName()) {
+		b.report(problem(expr.Range(), "Not a node", fmt.Sprintf("%s names a node of this file, such as step.train.", name)))
+		return reference{}, false
+	}
+	ref, diags := b.reference(t)
+	b.report(diags...)
+	return ref, !diags.HasErrors() && !ref.entity.broken
+}
+
+// path takes in a file or folder, and reports whether it can be one.
+func (b *nodeBuilder) path(path string, at hcl.Range, what string) bool {
+	switch {
+	case path == "" || len(path) > 4096 || !printable(path):
+		b.report(problem(at, "Invalid path", "A path has 1 to 4096 bytes and no control characters."))
+		return false
+	case strings.Contains(path, "://"):
+		b.report(problem(at, "Invalid path", "Only files and folders are taken in, by a path relative to this file; URLs are not."))
+		return false
+	}
+	if b.p.paths[path] {
+		return true
+	}
+	b.p.paths[path] = true
+	b.p.pipeline.Paths = append(b.p.pipeline.Paths, Path{Path: path, Range: at})
+	if b.p.opts.Check != nil {
+		if err := b.p.opts.Check(path); err != nil {
+			b.report(problem(at, what+" not found", fmt.Sprintf("%v. Paths are relative to the folder of this file.", err)))
+			return false
+		}
+	}
+	return true
+}
