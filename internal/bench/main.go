@@ -38,6 +38,7 @@ type row struct {
 }
 
 var benchmarks = []benchmark{
+	{"start", "a plugin's start, from exec to its handshake line, 50 times", benchStart},
 	{"gateway", "latency that a proxy adds to one back end, open loop, keep-alive", benchGateway},
 }
 
