@@ -3,6 +3,8 @@ package pipeline
 import (
 	"bytes"
 	"fmt"
+	"runtime"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
@@ -26,8 +28,12 @@ func readSource(filename string, src []byte) (*hclsyntax.Body, hcl.Diagnostics) 
 	if diags := checkBytes(filename, src); diags.HasErrors() {
 		return nil, diags
 	}
-	if diags := checkDepth(filename, src); diags.HasErrors() {
+	cuts, diags := checkDepth(filename, src)
+	if diags.HasErrors() {
 		return nil, diags
+	}
+	if body := parsePieces(filename, src, cuts); body != nil {
+		return body, nil
 	}
 	file, diags := hclsyntax.ParseConfig(src, filename, hcl.InitialPos)
 	if file == nil {
@@ -35,6 +41,51 @@ func readSource(filename string, src []byte) (*hclsyntax.Body, hcl.Diagnostics) 
 	}
 	body, _ := file.Body.(*hclsyntax.Body)
 	return body, diags
+}
+
+// parsePieces parses a large file in pieces, cut between top-level items: the
+// parser holds all tokens of what it is given at once, which takes most of the
+// time in a file of megabytes. The result is nil if there are no cuts, or
+// anything is wrong, which is best told of the file as a whole.
+func parsePieces(filename string, src []byte, cuts []int) *hclsyntax.Body {
+	if len(cuts) == 0 {
+		return nil
+	}
+	ends := append(cuts, len(src))
+	bodies := make([]*hclsyntax.Body, len(ends))
+	var work sync.WaitGroup
+	busy := make(chan struct{}, runtime.GOMAXPROCS(0))
+	start := hcl.InitialPos
+	for i, end := range ends {
+		piece, at := src[start.Byte:end], start
+		busy <- struct{}{}
+		work.Go(func() {
+			if file, diags := hclsyntax.ParseConfig(piece, filename, at); len(diags) == 0 {
+				bodies[i] = file.Body.(*hclsyntax.Body)
+			}
+			<-busy
+		})
+		start.Line += bytes.Count(piece, []byte("\n"))
+		start.Byte = end
+	}
+	work.Wait()
+	whole := &hclsyntax.Body{
+		Attributes: hclsyntax.Attributes{},
+		SrcRange:   hcl.Range{Filename: filename, Start: hcl.InitialPos, End: start},
+	}
+	for _, body := range bodies {
+		if body == nil {
+			return nil
+		}
+		for name, attr := range body.Attributes {
+			if whole.Attributes[name] != nil {
+				return nil
+			}
+			whole.Attributes[name] = attr
+		}
+		whole.Blocks = append(whole.Blocks, body.Blocks...)
+	}
+	return whole
 }
 
 func checkBytes(filename string, src []byte) hcl.Diagnostics {
@@ -70,64 +121,4 @@ func byteRange(filename string, src []byte, i int) hcl.Range {
 	start := hcl.Pos{Line: line, Column: utf8.RuneCount(src[lineStart:i]) + 1, Byte: i}
 	end := hcl.Pos{Line: line, Column: start.Column + 1, Byte: i + 1}
 	return hcl.Range{Filename: filename, Start: start, End: end}
-}
-
-// checkDepth bounds how deep the syntax tree gets. Parsing and evaluation
-// recurse, and Go cannot recover from a stack that is used up. Depth comes
-// from open brackets and from operators in a row, which nest to one side; an
-// operator counts until the expression that it belongs to ends.
-func checkDepth(filename string, src []byte) hcl.Diagnostics {
-	tokens, _ := hclsyntax.LexConfig(src, filename, hcl.InitialPos) // ParseConfig reports these again
-	type level struct {
-		open      hclsyntax.TokenType
-		operators int
-	}
-	stack := []level{{open: hclsyntax.TokenOBrace}}
-	depth := 0
-	for _, token := range tokens {
-		top := &stack[len(stack)-1]
-		switch token.Type {
-		case hclsyntax.TokenOBrace, hclsyntax.TokenOBrack, hclsyntax.TokenOParen, hclsyntax.TokenOQuote,
-			hclsyntax.TokenOHeredoc, hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
-			if token.Type == hclsyntax.TokenTemplateControl {
-				top.operators++ // %{ if } and %{ for } nest without brackets
-				depth++
-			}
-			stack = append(stack, level{open: token.Type})
-			depth++
-		case hclsyntax.TokenCBrace, hclsyntax.TokenCBrack, hclsyntax.TokenCParen, hclsyntax.TokenCQuote,
-			hclsyntax.TokenCHeredoc, hclsyntax.TokenTemplateSeqEnd:
-			depth -= top.operators
-			if len(stack) > 1 {
-				depth--
-				stack = stack[:len(stack)-1]
-				if token.Type == hclsyntax.TokenCBrack { // a[0][1] nests as operators do
-					stack[len(stack)-1].operators++
-					depth++
-				}
-			} else {
-				top.operators = 0
-			}
-		case hclsyntax.TokenComma:
-			depth -= top.operators
-			top.operators = 0
-		case hclsyntax.TokenNewline:
-			if top.open == hclsyntax.TokenOBrace {
-				depth -= top.operators
-				top.operators = 0
-			}
-		case hclsyntax.TokenPlus, hclsyntax.TokenMinus, hclsyntax.TokenStar, hclsyntax.TokenSlash,
-			hclsyntax.TokenPercent, hclsyntax.TokenBang, hclsyntax.TokenEqualOp, hclsyntax.TokenNotEqual,
-			hclsyntax.TokenLessThan, hclsyntax.TokenLessThanEq, hclsyntax.TokenGreaterThan,
-			hclsyntax.TokenGreaterThanEq, hclsyntax.TokenAnd, hclsyntax.TokenOr, hclsyntax.TokenQuestion,
-			hclsyntax.TokenDot:
-			top.operators++
-			depth++
-		}
-		if depth > maxDepth {
-			return hcl.Diagnostics{problem(token.Range, "Nested too deeply",
-				fmt.Sprintf("Brackets and operators nest more than %d deep here. Split the expression up with locals.", maxDepth))}
-		}
-	}
-	return nil
 }

@@ -121,7 +121,11 @@ func (s *scope) givenValue(v *variable, text string, fallback cty.Value) cty.Val
 	}
 	value := cty.StringVal(text)
 	if !typ.IsPrimitiveType() {
-		if diags := slices.Concat(checkBytes(filename, []byte(text)), checkDepth(filename, []byte(text))); diags.HasErrors() {
+		diags := checkBytes(filename, []byte(text))
+		if !diags.HasErrors() {
+			_, diags = checkDepth(filename, []byte(text))
+		}
+		if diags.HasErrors() {
 			s.diags = append(s.diags, diags...)
 			return cty.DynamicVal
 		}
