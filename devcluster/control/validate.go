@@ -216,3 +216,9 @@ func validatePolicies(j *api.Job, tg *api.TaskGroup, bad func(string, ...any)) {
 		}
 	}
 }
+
+// Validate reports what is wrong with a job that is to be registered.
+func Validate(j *api.Job) error {
+	_, err := prepare(j)
+	return err
+}
