@@ -6,6 +6,7 @@ import signal
 import threading
 import unittest
 from pathlib import Path
+from typing import Any, Tuple
 from unittest import mock
 
 import drover
@@ -55,7 +56,7 @@ class Params(TaskCase):
         (self.folder / "params.json").write_text(json.dumps(given))
 
     def test_typed_by_default_or_type(self) -> None:
-        for name, default, want in (
+        cases: Tuple[Tuple[str, Any, Any], ...] = (
             ("lr", 1.0, 0.1),
             ("epochs", 1, 3),
             ("epochs", 1.0, 3.0),
@@ -63,7 +64,8 @@ class Params(TaskCase):
             ("name", "b", "a"),
             ("fast", False, True),
             ("absent", 7, 7),
-        ):
+        )
+        for name, default, want in cases:
             with self.subTest(name=name, default=default):
                 got = drover.param(name, default)
                 self.assertEqual((got, type(got)), (want, type(want)))
@@ -71,7 +73,15 @@ class Params(TaskCase):
         self.assertEqual(drover.params()["deep"], {"x": 1})
 
     def test_wrong_types_are_errors(self) -> None:
-        for name, default in (("lr", 1), ("name", 1.0), ("fast", 1), ("epochs", True), ("epochs", "x"), ("deep", "x")):
+        cases: Tuple[Tuple[str, Any], ...] = (
+            ("lr", 1),
+            ("name", 1.0),
+            ("fast", 1),
+            ("epochs", True),
+            ("epochs", "x"),
+            ("deep", "x"),
+        )
+        for name, default in cases:
             with self.subTest(name=name, default=default), self.assertRaisesRegex(drover.DroverError, name):
                 drover.param(name, default)
         with self.assertRaisesRegex(drover.DroverError, "given are: deep, epochs"):
@@ -111,7 +121,12 @@ class Log(TaskCase):
 
     def test_threads_do_not_mix_lines(self) -> None:
         with mock.patch.dict(os.environ, self.inside()):
-            threads = [threading.Thread(target=lambda: [drover.log(i, x=i) for i in range(200)]) for _ in range(4)]
+
+            def some() -> None:
+                for i in range(200):
+                    drover.log(i, x=i)
+
+            threads = [threading.Thread(target=some) for _ in range(4)]
             for t in threads:
                 t.start()
             for t in threads:

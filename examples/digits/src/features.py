@@ -33,7 +33,7 @@ def main() -> None:
     for name, part in parts.items():
         write(folder / f"{name}.jsonl", part, mean, spread)
     digits.write(drover.output("holdout"), parts["test"])
-    drover.log(step=0, **{f"{name}_rows": len(part) for name, part in parts.items()})
+    drover.log(0, {f"{name}_rows": len(part) for name, part in parts.items()})
     print("features:", ", ".join(f"{len(part)} {name}" for name, part in parts.items()))
 
 

@@ -10,8 +10,9 @@ from ._files import input, output
 from ._metrics import log
 from ._params import param, params
 from ._run import DroverError, RunInfo, run_info
-from ._serving import BadInput, Server, Tensor, serve
+from ._serving import Server, serve
 from ._stop import STOPPED, Stopped, should_checkpoint, should_stop
+from ._tensors import BadInput, Tensor
 
 __version__ = "0.1.0"
 
