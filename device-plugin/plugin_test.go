@@ -175,8 +175,14 @@ func TestFingerprintPublishesChangesOnly(t *testing.T) {
 		if _, open := <-published; open {
 			t.Error("published after its end")
 		}
+		for line, want := range map[string]int{
+			"found GPU": 2, "GPU is unhealthy": 1 + 2, "GPU is healthy again": 1 + 2, "GPUs cannot be read": 1, "can be read again": 1,
+		} {
+			if n := strings.Count(b.log.String(), line); n != want {
+				t.Errorf("%q is logged %d times, want %d:\n%s", line, n, want, b.log)
+			}
+		}
 	})
-	// A line each, however often it was looked at.
 }
 
 func TestFingerprintWithoutDriver(t *testing.T) {
