@@ -1,11 +1,11 @@
 package pipeline
 
 import (
-	"bufio"
 	"bytes"
-	"fmt"
-	"io"
 	"sort"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
 )
@@ -18,6 +18,17 @@ func problem(at hcl.Range, summary, detail string) *hcl.Diagnostic {
 // warning is something at a place in the source that may be meant.
 func warning(at hcl.Range, summary, detail string) *hcl.Diagnostic {
 	return &hcl.Diagnostic{Severity: hcl.DiagWarning, Summary: summary, Detail: detail, Subject: &at}
+}
+
+// sentence makes an error's text the beginning or whole of a message.
+func sentence(err error) string {
+	text := err.Error()
+	r, n := utf8.DecodeRuneInString(text)
+	text = string(unicode.ToUpper(r)) + text[n:]
+	if !strings.HasSuffix(text, ".") {
+		text += "."
+	}
+	return text
 }
 
 // inOrder sorts diagnostics as their places are in the source, and leaves out
@@ -50,21 +61,6 @@ func inOrder(diags hcl.Diagnostics) hcl.Diagnostics {
 		}
 	}
 	return kept
-}
-
-// WriteDiagnostics writes diags for people, each with its place and a snippet
-// of the source it is about. Sources are file contents by the name that Parse
-// was given. Width is the terminal's, 0 for no wrapping.
-func WriteDiagnostics(w io.Writer, diags hcl.Diagnostics, sources map[string][]byte, color bool, width uint) error {
-	files := make(map[string]*hcl.File, len(sources))
-	for name, src := range sources {
-		files[name] = &hcl.File{Bytes: src}
-	}
-	out := bufio.NewWriter(w)
-	if err := hcl.NewDiagnosticTextWriter(out, files, width, color).WriteDiagnostics(diags); err != nil {
-		return fmt.Errorf("writing diagnostics: %w", err)
-	}
-	return out.Flush()
 }
 
 // Diagnostic is a diagnostic for programs.

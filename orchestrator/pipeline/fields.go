@@ -107,7 +107,7 @@ func (r reader) static(name string, want cty.Type) (cty.Value, hcl.Range, bool) 
 	}
 	converted, err := convertTo(v, want)
 	if err != nil {
-		r.diags = append(r.diags, wrongType(at, name, want, err))
+		r.diags = append(r.diags, wrongType(at, name, want, v, err))
 		return cty.NilVal, at, false
 	}
 	if !converted.IsWhollyKnown() {
@@ -136,8 +136,16 @@ func (s *scope) constantOf(expr hclsyntax.Expression, at place, name string) (ct
 	return v, true
 }
 
-func wrongType(at hcl.Range, name string, want cty.Type, err error) *hcl.Diagnostic {
-	return problem(at, "Wrong type", fmt.Sprintf("%s must be %s: %v.", name, typeName(want), err))
+// wrongType reports that got, as it was before conversion, is no want.
+func wrongType(at hcl.Range, name string, want cty.Type, got cty.Value, err error) *hcl.Diagnostic {
+	if !want.IsPrimitiveType() {
+		return problem(at, "Wrong type", fmt.Sprintf("%s must be %s: %v.", name, typeName(want), err))
+	}
+	found := typeName(got.Type())
+	if got.Type() == cty.String && got.IsKnown() && !got.IsNull() {
+		found = fmt.Sprintf("the text %.60q", got.AsString())
+	}
+	return problem(at, "Wrong type", fmt.Sprintf("%s must be %s, but this is %s.", name, typeName(want), found))
 }
 
 // typeName names a type with its article.
@@ -145,7 +153,11 @@ func typeName(ty cty.Type) string {
 	switch name := ty.FriendlyName(); {
 	case ty == cty.DynamicPseudoType:
 		return "a value"
-	case name == "object" || name[0] == 'o':
+	case ty == cty.Bool:
+		return "true or false"
+	case ty == cty.String:
+		return "text"
+	case ty.IsObjectType():
 		return "an " + name
 	default:
 		return "a " + name
@@ -231,7 +243,7 @@ func (r reader) duration(name string, missing, least time.Duration) time.Duratio
 	}
 	d, err := parseDuration(text)
 	if err != nil {
-		r.diags = append(r.diags, problem(at, "Invalid duration", err.Error()+"."))
+		r.diags = append(r.diags, problem(at, "Invalid duration", sentence(err)))
 		return missing
 	}
 	if d < least || d > maxDuration {

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -25,11 +26,11 @@ var functions = sync.OnceValue(func() map[string]function.Function {
 		"ceil":     stdlib.CeilFunc,
 		"floor":    stdlib.FloorFunc,
 		"int":      stdlib.IntFunc,
-		"log":      stdlib.LogFunc,
+		"log":      notNaN(stdlib.LogFunc, func(x, base float64) float64 { return math.Log(x) / math.Log(base) }),
 		"max":      stdlib.MaxFunc,
 		"min":      stdlib.MinFunc,
 		"parseint": stdlib.ParseIntFunc,
-		"pow":      stdlib.PowFunc,
+		"pow":      notNaN(stdlib.PowFunc, math.Pow),
 		"signum":   stdlib.SignumFunc,
 
 		"chomp":        stdlib.ChompFunc,
@@ -54,6 +55,8 @@ var functions = sync.OnceValue(func() map[string]function.Function {
 		"trimsuffix":   stdlib.TrimSuffixFunc,
 		"upper":        stdlib.UpperFunc,
 
+		"alltrue":         foldFunc(cty.Bool, cty.True, stdlib.And),
+		"anytrue":         foldFunc(cty.Bool, cty.False, stdlib.Or),
 		"chunklist":       stdlib.ChunklistFunc,
 		"coalesce":        stdlib.CoalesceFunc,
 		"coalescelist":    stdlib.CoalesceListFunc,
@@ -75,6 +78,7 @@ var functions = sync.OnceValue(func() map[string]function.Function {
 		"setunion":        stdlib.SetUnionFunc,
 		"slice":           stdlib.SliceFunc,
 		"sort":            stdlib.SortFunc,
+		"sum":             foldFunc(cty.Number, cty.Zero, stdlib.Add),
 		"values":          stdlib.ValuesFunc,
 		"zipmap":          stdlib.ZipmapFunc,
 
@@ -101,6 +105,27 @@ func affixFunc(has func(s, affix string) bool) function.Function {
 		Type:   function.StaticReturnType(cty.Bool),
 		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
 			return cty.BoolVal(has(args[0].AsString(), args[1].AsString())), nil
+		},
+	})
+}
+
+// foldFunc takes the elements of a list together, beginning with zero.
+func foldFunc(element cty.Type, zero cty.Value, with func(a, b cty.Value) (cty.Value, error)) function.Function {
+	return function.New(&function.Spec{
+		Params: []function.Parameter{{Name: "list", Type: cty.List(element)}},
+		Type:   function.StaticReturnType(element),
+		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+			result := zero
+			for i, v := range args[0].AsValueSlice() {
+				if v.IsNull() {
+					return cty.NilVal, function.NewArgErrorf(0, "element %d is null", i)
+				}
+				var err error
+				if result, err = with(result, v); err != nil {
+					return cty.NilVal, err
+				}
+			}
+			return result, nil
 		},
 	})
 }
@@ -139,6 +164,24 @@ func boundedProduct() function.Function {
 			if size *= arg.LengthInt(); size > maxInstances {
 				return fmt.Errorf("the product has more than %d elements", maxInstances)
 			}
+		}
+		return nil
+	})
+}
+
+// notNaN is a function of two numbers that refuses arguments for which it has
+// no value.
+func notNaN(f function.Function, of func(x, y float64) float64) function.Function {
+	return bounded(f, func(args []cty.Value) error {
+		for _, arg := range args {
+			if !arg.IsKnown() || arg.IsNull() || arg.Type() != cty.Number {
+				return nil
+			}
+		}
+		x, _ := args[0].AsBigFloat().Float64()
+		y, _ := args[1].AsBigFloat().Float64()
+		if math.IsNaN(of(x, y)) {
+			return fmt.Errorf("there is no such number for %v and %v", x, y)
 		}
 		return nil
 	})

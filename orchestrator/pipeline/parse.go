@@ -154,9 +154,9 @@ func (p *parser) declare(block *hclsyntax.Block) {
 			d.Detail += fmt.Sprintf(" Both would write the output %q.", shared)
 		}
 		p.diags = append(p.diags, d)
-		return
+	} else {
+		p.checkIdentifier(name, at, block.Type)
 	}
-	p.checkIdentifier(name, at, block.Type)
 	e := &entity{kind: kind, name: name, block: block, bestParams: cty.DynamicPseudoType}
 	for _, output := range block.Body.Blocks {
 		if output.Type == "output" && len(output.Labels) == 1 {
@@ -167,7 +167,9 @@ func (p *parser) declare(block *hclsyntax.Block) {
 	if p.entities[kind] == nil {
 		p.entities[kind] = map[string]*entity{}
 	}
-	p.entities[kind][name] = e
+	if p.entities[kind][name] == nil {
+		p.entities[kind][name] = e
+	}
 	p.declared = append(p.declared, e)
 }
 
@@ -286,9 +288,11 @@ func (p *parser) node(e *entity, at place) {
 		node:   n,
 	}
 	n.deferred = &deferred{scope: p.scope, entity: e}
-	p.edges[n.ID] = map[NodeID]hcl.Range{}
-	p.byID[n.ID] = n
-	p.pipeline.Nodes = append(p.pipeline.Nodes, n)
+	if p.byID[n.ID] == nil { // else it is there twice, and only looked through for more that is wrong
+		p.byID[n.ID] = n
+		p.edges[n.ID] = map[NodeID]hcl.Range{}
+		p.pipeline.Nodes = append(p.pipeline.Nodes, n)
+	}
 	switch e.kind {
 	case KindDataset:
 		b.dataset()

@@ -56,7 +56,7 @@ func (b *boundValue) final(k *knowledge) (cty.Value, hcl.Diagnostics) {
 	}
 	converted, err := convertTo(v, b.want)
 	if err != nil {
-		return null, hcl.Diagnostics{wrongType(b.expr.Range(), b.name, b.want, err)}
+		return null, hcl.Diagnostics{wrongType(b.expr.Range(), b.name, b.want, v, err)}
 	}
 	if !converted.IsWhollyKnown() {
 		return null, hcl.Diagnostics{problem(b.expr.Range(), "Not known yet",
@@ -100,7 +100,7 @@ func (n *Node) Resolve(r Results) (Task, hcl.Diagnostics) {
 			return
 		}
 		if err := take(v); err != nil {
-			diags = append(diags, problem(b.expr.Range(), "Invalid "+b.name, err.Error()+"."))
+			diags = append(diags, problem(b.expr.Range(), "Invalid "+b.name, sentence(err)))
 		}
 	}
 	set(d.command, func(v cty.Value) (err error) { t.Command, err = commandOf(v); return err })

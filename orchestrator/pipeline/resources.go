@@ -50,7 +50,7 @@ func (b *nodeBuilder) resources() Resources {
 		mib, err := parseMiB(v)
 		switch {
 		case err != nil:
-			b.report(problem(at, "Invalid memory", err.Error()))
+			b.report(problem(at, "Invalid memory", sentence(err)))
 		case mib < minMemoryMiB || mib > maxMemoryMiB:
 			b.report(problem(at, "Out of range",
 				fmt.Sprintf("memory must be from %d MiB to 64 TiB, not %d MiB. A number without unit is MiB.", minMemoryMiB, mib)))
@@ -80,7 +80,7 @@ func (b *nodeBuilder) gpu(r reader) *GPU {
 		number, unit, bytes, err := parseBytes(text)
 		switch {
 		case err != nil:
-			b.report(problem(at, "Invalid memory", err.Error()))
+			b.report(problem(at, "Invalid memory", sentence(err)))
 		case bytes <= 0 || bytes > maxMemoryMiB<<20:
 			b.report(problem(at, "Out of range", fmt.Sprintf("memory of a GPU must be more than 0 and at most 64 TiB, not %s.", text)))
 		default:

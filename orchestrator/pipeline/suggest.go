@@ -20,7 +20,10 @@ func (s *suggester) suggest(got string, known []string) string {
 		return ""
 	}
 	s.used++
-	best, bestDistance := "", max(2, len(got)/3)+1
+	best, bestDistance := "", max(1, len(got)/3)+1
+	if len(got) == 1 {
+		bestDistance = 1 // every other letter is one change away
+	}
 	for _, name := range known {
 		if d := distance(got, name, bestDistance); d < bestDistance {
 			best, bestDistance = name, d
@@ -30,8 +33,7 @@ func (s *suggester) suggest(got string, known []string) string {
 		return fmt.Sprintf(" Did you mean %q?", best)
 	}
 	if len(known) <= 12 {
-		list := slices.Clone(known)
-		slices.Sort(list)
+		list := slices.Compact(slices.Sorted(slices.Values(known)))
 		return " Known here: " + strings.Join(list, ", ") + "."
 	}
 	return ""

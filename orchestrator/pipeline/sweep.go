@@ -145,7 +145,7 @@ func (b *nodeBuilder) searchValues(p SearchParam, r reader) (SearchParam, bool) 
 	}
 	values, err := toGo(v)
 	if err != nil {
-		b.report(problem(at, "Invalid values", err.Error()+"."))
+		b.report(problem(at, "Invalid values", sentence(err)))
 		return p, false
 	}
 	p.Values = values.([]any)

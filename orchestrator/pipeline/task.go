@@ -125,7 +125,7 @@ func (b *nodeBuilder) later(expr hclsyntax.Expression, want cty.Type, name strin
 	}
 	converted, err := convertTo(v, want)
 	if err != nil {
-		b.report(wrongType(expr.Range(), name, want, err))
+		b.report(wrongType(expr.Range(), name, want, v, err))
 		return nil
 	}
 	return &boundValue{bound: bound, name: name, want: want, early: converted}
@@ -157,7 +157,7 @@ func (b *nodeBuilder) command(step *Step, attr *hclsyntax.Attribute) *boundValue
 	}
 	command, err := commandOf(value.early)
 	if err != nil {
-		b.report(problem(at, "Invalid command", err.Error()+"."))
+		b.report(problem(at, "Invalid command", sentence(err)))
 		return nil
 	}
 	if value.early.IsWhollyKnown() {
@@ -195,7 +195,7 @@ func (b *nodeBuilder) env(step *Step, value *boundValue) {
 	}
 	env, err := envOf(value.early)
 	if err != nil {
-		b.report(problem(value.expr.Range(), "Invalid environment", err.Error()+"."))
+		b.report(problem(value.expr.Range(), "Invalid environment", sentence(err)))
 		return
 	}
 	if value.early.IsWhollyKnown() {
@@ -230,7 +230,7 @@ func (b *nodeBuilder) params(value *boundValue) {
 		return
 	}
 	if _, err := paramsOf(value.early); err != nil {
-		b.report(problem(value.expr.Range(), "Invalid parameters", err.Error()+"."))
+		b.report(problem(value.expr.Range(), "Invalid parameters", sentence(err)))
 	}
 }
 

@@ -146,7 +146,7 @@ func (s *scope) givenValue(v *variable, text string, fallback cty.Value) cty.Val
 	if v.typ == cty.DynamicPseudoType {
 		converted, err := convertTo(value, typ)
 		if err != nil {
-			s.diags = append(s.diags, wrongType(at, fmt.Sprintf("The value given for %q", v.name), typ, err))
+			s.diags = append(s.diags, wrongType(at, fmt.Sprintf("The value given for %q", v.name), typ, value, err))
 			return cty.DynamicVal
 		}
 		value = converted
@@ -161,7 +161,7 @@ func (s *scope) typed(v *variable, value cty.Value, at hcl.Range, what string) (
 	}
 	converted, err := convertTo(value, v.typ)
 	if err != nil {
-		s.diags = append(s.diags, wrongType(at, what, v.typ, err))
+		s.diags = append(s.diags, wrongType(at, what, v.typ, value, err))
 		return cty.NilVal, false
 	}
 	return converted, true
