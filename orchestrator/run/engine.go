@@ -1,9 +1,15 @@
 package run
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
+	"github.com/drover-ml/drover/orchestrator/jobspec"
+	"github.com/drover-ml/drover/orchestrator/problem"
 	"github.com/drover-ml/drover/orchestrator/registry"
 )
 
@@ -13,15 +19,45 @@ type Config struct {
 	Store     Store
 	Cluster   Cluster
 	Artifacts Artifacts
-	Logger    *slog.Logger // default: slog.Default()
+	// JobCluster is where jobs go.
+	JobCluster jobspec.Cluster
+	Logger     *slog.Logger // default: slog.Default()
+	// ResyncEvery is how long an attempt may go without news from the cluster
+	// until it is asked for. Default 30 s.
+	ResyncEvery time.Duration
+	// TailEvery is how often the metrics of running tasks are read, at the
+	// beginning; older tasks are read less often. Default 1 s.
+	TailEvery time.Duration
+	// Backoff is the first pause after a call that did not get through; the
+	// pauses double up to 64 times that. Default 250 ms.
+	Backoff time.Duration
 }
+
+// Limits of what is under way at once.
+const (
+	maxEffects  = 32 // calls to the cluster
+	maxTails    = 4  // reads of metrics files
+	maxBackoffs = 6  // doublings of Config.Backoff
+)
 
 // Engine takes runs through their lives. Its methods may be called from many
 // goroutines, and those that only read also before Start and after Stop.
 type Engine struct {
 	config   Config
 	registry *registry.Registry
-	wg       sync.WaitGroup
+	ids      idSource
+	bells    bells
+	tails    tails
+	slots    chan struct{} // of effects
+
+	retrying sync.Mutex // held while a run is made ready again
+
+	mu     sync.Mutex // guards what follows
+	ctx    context.Context
+	cancel context.CancelFunc
+	actors map[ID]*actor
+	jobs   map[string]*actor // by job ID
+	wg     sync.WaitGroup
 }
 
 // New returns an engine that is not started.
@@ -29,8 +65,209 @@ func New(c Config) *Engine {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	return &Engine{config: c, registry: registry.New(c.Store)}
+	if c.ResyncEvery <= 0 {
+		c.ResyncEvery = 30 * time.Second
+	}
+	if c.TailEvery <= 0 {
+		c.TailEvery = time.Second
+	}
+	if c.Backoff <= 0 {
+		c.Backoff = 250 * time.Millisecond
+	}
+	return &Engine{
+		config: c, registry: registry.New(c.Store),
+		slots:  make(chan struct{}, maxEffects),
+		actors: map[ID]*actor{}, jobs: map[string]*actor{},
+	}
 }
 
 // Registry is the model registry that the engine's runs register in.
 func (e *Engine) Registry() *registry.Registry { return e.registry }
+
+// Start goes on with all runs that have not ended, and takes new ones until
+// ctx ends or Stop is called. It returns once the runs are loaded; the cluster
+// need not be there yet.
+func (e *Engine) Start(ctx context.Context) error {
+	e.mu.Lock()
+	if e.ctx != nil {
+		e.mu.Unlock()
+		return errors.New("the engine was started before")
+	}
+	e.ctx, e.cancel = context.WithCancel(ctx)
+	ctx = e.ctx
+	e.mu.Unlock()
+
+	ids, err := e.config.Store.Active(ctx)
+	if err != nil {
+		return fmt.Errorf("starting the engine: %w", err)
+	}
+	for _, id := range ids {
+		s, err := e.config.Store.Load(ctx, id)
+		if err != nil {
+			return fmt.Errorf("starting the engine: %w", err)
+		}
+		e.adopt(s)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.wg.Go(func() { e.watch(ctx) })
+	e.wg.Go(func() { e.tail(ctx) })
+	return nil
+}
+
+// Stop ends the engine's work and waits for that. Tasks in the cluster go on.
+// It is safe to call twice, and before Start.
+func (e *Engine) Stop() {
+	e.mu.Lock()
+	if e.cancel != nil {
+		e.cancel()
+	}
+	e.mu.Unlock()
+	e.wg.Wait()
+}
+
+// running returns the context of a started engine.
+func (e *Engine) running() (context.Context, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ctx == nil || e.ctx.Err() != nil {
+		return nil, problem.New(problem.Unavailable, "the server is not running runs now: try again in a moment")
+	}
+	return e.ctx, nil
+}
+
+// adopt starts the goroutine of a run.
+func (e *Engine) adopt(s State) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ctx.Err() != nil || e.actors[s.ID] != nil {
+		return
+	}
+	a := newActor(e, s)
+	e.actors[s.ID] = a
+	e.wg.Go(func() { a.live(e.ctx) })
+}
+
+// release forgets an actor that has ended.
+func (e *Engine) release(a *actor) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.actors, a.state.ID)
+	for id, owner := range e.jobs {
+		if owner == a {
+			delete(e.jobs, id)
+		}
+	}
+}
+
+func (e *Engine) actor(id ID) *actor {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.actors[id]
+}
+
+// subscribe has the news about a job sent to an actor; the last one that
+// asked gets it, as with two runs that deploy one endpoint.
+func (e *Engine) subscribe(jobID string, a *actor) {
+	e.mu.Lock()
+	e.jobs[jobID] = a
+	e.mu.Unlock()
+}
+
+func (e *Engine) unsubscribe(jobID string, a *actor) {
+	e.mu.Lock()
+	if e.jobs[jobID] == a {
+		delete(e.jobs, jobID)
+	}
+	e.mu.Unlock()
+}
+
+// watch follows the cluster's changes. After every break it has the open
+// attempts asked for, as some change may have been missed.
+func (e *Engine) watch(ctx context.Context) {
+	e.wg.Go(func() { e.resyncs(ctx) })
+	var index uint64
+	for failures := 0; ctx.Err() == nil; {
+		reached, err := e.config.Cluster.Watch(ctx, index,
+			func() { failures = 0; e.broadcast(resync{}) }, e.route)
+		index = max(index, reached)
+		if ctx.Err() != nil {
+			return
+		}
+		e.config.Logger.Warn("the cluster's event stream broke", "index", index, "error", err)
+		if !pause(ctx, e.config.Backoff, failures) {
+			return
+		}
+		failures++
+	}
+}
+
+func (e *Engine) resyncs(ctx context.Context) {
+	t := time.NewTicker(e.config.ResyncEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-t.C:
+			e.broadcast(resync{silentSince: now.Add(-e.config.ResyncEvery)})
+		}
+	}
+}
+
+func (e *Engine) broadcast(m message) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, a := range e.actors {
+		a.send(m)
+	}
+}
+
+func (e *Engine) route(u Update) {
+	e.mu.Lock()
+	a := e.jobs[u.JobID]
+	e.mu.Unlock()
+	if a != nil {
+		a.send(news{u})
+	}
+}
+
+// pause waits before a call is tried again, false if ctx ended.
+func pause(ctx context.Context, first time.Duration, failures int) bool {
+	t := time.NewTimer(first << min(failures, maxBackoffs))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// bells tell watchers of a run that it has new events.
+type bells struct {
+	mu   sync.Mutex
+	byID map[ID]chan struct{}
+}
+
+// wait returns a channel that is closed at the run's next change.
+func (b *bells) wait(id ID) <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.byID == nil {
+		b.byID = map[ID]chan struct{}{}
+	}
+	if b.byID[id] == nil {
+		b.byID[id] = make(chan struct{})
+	}
+	return b.byID[id]
+}
+
+func (b *bells) ring(id ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c := b.byID[id]; c != nil {
+		close(c)
+		delete(b.byID, id)
+	}
+}

@@ -2,11 +2,12 @@ package run
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/hashicorp/nomad/api"
 
+	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
-	"github.com/drover-ml/drover/orchestrator/problem"
 )
 
 // Plan is what a submission would do.
@@ -19,13 +20,14 @@ type Plan struct {
 // Action is what a plan says of a node.
 type Action string
 
-// The actions. Unknown nodes depend on results that are not there yet.
+// The actions.
 const (
-	ActCached  Action = "cached"
-	ActRun     Action = "run"
-	ActSkip    Action = "skip"
-	ActDecide  Action = "decide" // gates, models, endpoints: once their time comes
-	ActUnknown Action = "unknown"
+	ActCached  Action = "cached"  // an earlier result is taken over
+	ActRun     Action = "run"     // its jobs are registered
+	ActSkip    Action = "skip"    // its condition does not hold
+	ActDecide  Action = "decide"  // datasets, gates, models and endpoints, once their time comes
+	ActUnknown Action = "unknown" // its task depends on results that are not there yet
+	ActFail    Action = "fail"    // its task cannot be made
 )
 
 // PlannedNode is a node of a Plan.
@@ -37,12 +39,139 @@ type PlannedNode struct {
 	Cached    ID                `json:"cached_from,omitempty"`
 	CacheKey  string            `json:"cache_key,omitempty"`
 	Reason    string            `json:"reason,omitempty"`
-	// Jobs are those that would be registered; none while their tasks depend
-	// on results that are not there yet.
+	// Jobs are those that would be registered (with "plan" in the place of the
+	// run's ID); none while their tasks depend on results that are not there.
 	Jobs []*api.Job `json:"jobs,omitempty"`
 }
 
+// planID stands for the run in a plan's jobs.
+const planID = "plan"
+
 // Plan says what a submission would do, and does nothing.
 func (e *Engine) Plan(ctx context.Context, s Submission) (Plan, error) {
-	return Plan{}, problem.New(problem.Unavailable, "not in place yet")
+	p, err := e.check(ctx, &s)
+	if err != nil {
+		return Plan{}, err
+	}
+	plan := Plan{Pipeline: p.Name, Variables: p.Variables}
+	pl := planner{engine: e, submission: s, pipeline: p.Name, known: pipeline.Results{}}
+	for _, n := range p.Nodes {
+		x := PlannedNode{ID: n.ID, Kind: n.Kind, DependsOn: n.DependsOn}
+		if err := pl.node(ctx, n, &x); err != nil {
+			return Plan{}, fmt.Errorf("planning %s: %w", n.ID, err)
+		}
+		plan.Nodes = append(plan.Nodes, x)
+	}
+	return plan, nil
+}
+
+// planner goes through a graph with the results that are known without
+// running anything.
+type planner struct {
+	engine     *Engine
+	submission Submission
+	pipeline   string
+	known      pipeline.Results
+}
+
+func (p *planner) node(ctx context.Context, n *pipeline.Node, x *PlannedNode) error {
+	if n.Kind == pipeline.KindDataset {
+		x.Action = ActDecide
+		p.known[n.ID] = pipeline.Result{Status: pipeline.Succeeded, Outputs: map[string]string{"data": p.submission.Uploads[n.Dataset.Path]}}
+		return nil
+	}
+	if n.OnExit {
+		x.Action, x.Reason = ActUnknown, "runs after all others have ended"
+		return nil
+	}
+	for _, id := range n.DependsOn {
+		if _, ok := p.known[id]; !ok {
+			x.Action, x.Reason = ActUnknown, fmt.Sprintf("depends on what %s gives", id)
+			return nil
+		}
+	}
+	switch runs, diags := n.When(p.known); {
+	case diags.HasErrors():
+		x.Action, x.Reason = ActFail, explain(diags)
+		return nil
+	case !runs:
+		x.Action, x.Reason = ActSkip, n.SkipReason(p.known)
+		p.known[n.ID] = pipeline.Result{Status: pipeline.Skipped}
+		return nil
+	}
+	switch n.Kind {
+	case pipeline.KindStep:
+		return p.step(ctx, n, x)
+	case pipeline.KindSweep:
+		return p.sweep(ctx, n, x)
+	default:
+		x.Action = ActDecide
+		return nil
+	}
+}
+
+func (p *planner) step(ctx context.Context, n *pipeline.Node, x *PlannedNode) error {
+	task, diags := n.Resolve(p.known)
+	if diags.HasErrors() {
+		x.Action, x.Reason = ActFail, explain(diags)
+		return nil
+	}
+	hit, err := p.task(ctx, n, nil, task, x)
+	if err != nil || hit == nil {
+		return err
+	}
+	x.Action, x.Cached = ActCached, hit.Run
+	p.known[n.ID] = pipeline.Result{Status: pipeline.Succeeded, Outputs: digests(hit.Outputs), Metrics: hit.Metrics}
+	return nil
+}
+
+// task adds the job of a task to x unless its result is there.
+func (p *planner) task(ctx context.Context, n *pipeline.Node, trial *int, task pipeline.Task, x *PlannedNode) (*CacheEntry, error) {
+	hit, key := p.engine.cached(ctx, p.submission, n.Kind, task)
+	x.CacheKey, x.Action = key, ActRun
+	if hit != nil {
+		return hit, nil
+	}
+	job, err := jobspec.Task(jobspec.Identity{
+		Run: planID, Node: n.ID, Trial: trial, Attempt: 1, Workspace: p.submission.Workspace, Pipeline: p.pipeline,
+	}, task, p.engine.config.JobCluster)
+	if err != nil {
+		return nil, err
+	}
+	x.Jobs = append(x.Jobs, job)
+	return nil, nil
+}
+
+func (p *planner) sweep(ctx context.Context, n *pipeline.Node, x *PlannedNode) error {
+	tasks, diags := n.Trials(p.known)
+	if diags.HasErrors() {
+		x.Action, x.Reason = ActFail, explain(diags)
+		return nil
+	}
+	var best *Trial
+	var from ID
+	for i, task := range tasks {
+		hit, err := p.task(ctx, n, &i, task, x)
+		if err != nil {
+			return err
+		}
+		if hit == nil {
+			continue
+		}
+		from = hit.Run
+		t := &Trial{Index: i, Params: task.Params, Metrics: hit.Metrics, Outputs: hit.Outputs}
+		if better(t, best, n.Sweep.Metric, n.Sweep.Maximize) {
+			best = t
+		}
+	}
+	x.CacheKey = ""
+	x.Reason = fmt.Sprintf("%d trials, %d of them cached", len(tasks), len(tasks)-len(x.Jobs))
+	if len(x.Jobs) == 0 && best != nil {
+		x.Action, x.Cached = ActCached, from
+		p.known[n.ID] = pipeline.Result{
+			Status: pipeline.Succeeded, Outputs: digests(best.Outputs), Metrics: best.Metrics,
+			Best: &pipeline.Trial{Index: best.Index, Params: best.Params, Metrics: best.Metrics, Outputs: digests(best.Outputs)},
+		}
+	}
+	return nil
 }

@@ -88,6 +88,14 @@ type AttemptState struct {
 	Base uint64
 	// TaskEvents is when the newest task event that was recorded happened.
 	TaskEvents int64
+	// Prepared tells that Base and Deployment are known.
+	Prepared bool
+	// Timeout is how long the task may run; 0: for ever.
+	Timeout time.Duration
+	// Stopping says why the attempt is being stopped, "" if it is not.
+	Stopping string
+	// Cancelled tells that it is being stopped because someone wants that.
+	Cancelled bool
 	// Deployment is the revision of an endpoint's attempt.
 	Deployment *registry.Deployment
 }
@@ -169,6 +177,7 @@ type Artifacts interface {
 type Cluster interface {
 	// Register submits a job whose modify index must be base (0: it must be
 	// new). ErrConflict means that it is not: someone has registered it since.
+	// A *RefusedError means that trying again will not help.
 	Register(ctx context.Context, job *api.Job, base uint64) error
 	// Job says how a job stands, ErrNoJob if there is none.
 	Job(ctx context.Context, id string) (JobState, error)
@@ -182,7 +191,8 @@ type Cluster interface {
 	// A file that is not there reads as empty.
 	ReadFile(ctx context.Context, allocID, path string, offset, limit int64) ([]byte, error)
 	// Logs reads a task's stdout or stderr: its last tail bytes, or all of it
-	// if tail is 0. With follow it goes on until the task ends.
+	// if tail is 0. With follow it goes on until the task ends. ErrNoLog means
+	// that there is none any more.
 	Logs(ctx context.Context, allocID, task, stream string, tail int64, follow bool) (io.ReadCloser, error)
 }
 
@@ -190,7 +200,13 @@ type Cluster interface {
 var (
 	ErrNoJob    = errors.New("no such job")
 	ErrConflict = errors.New("the job has changed meanwhile")
+	ErrNoLog    = errors.New("no such log")
 )
+
+// RefusedError is a job that the cluster will never take.
+type RefusedError struct{ Reason string }
+
+func (e *RefusedError) Error() string { return "Nomad refuses the job: " + e.Reason }
 
 // Update is news about one job: an allocation, why it cannot be placed, or
 // (neither set) that it is worth asking for.
@@ -231,6 +247,7 @@ type Alloc struct {
 	// Created and Modified are Nomad's indexes; a higher Created is the
 	// successor, a lower Modified is old news.
 	Created, Modified uint64
+	JobVersion        uint64 // only in a JobState
 	Client            string // client status: pending running complete failed lost unknown
 	Desired           string // desired status: run stop evict
 	Description       string // of the client status, else of the desired one

@@ -1,0 +1,225 @@
+// Package cluster is the run engine's way to Nomad: a thin adapter over
+// Nomad's HTTP API. It keeps no state, decides nothing, and is safe for use
+// from many goroutines.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/drover-ml/drover/orchestrator/jobspec"
+	"github.com/drover-ml/drover/orchestrator/run"
+)
+
+// callTimeout bounds every call but those that stream.
+const callTimeout = 30 * time.Second
+
+// jobPrefix is what the IDs of all of Drover's jobs start with.
+const jobPrefix = "drover-"
+
+// Nomad is a cluster behind a Nomad HTTP API.
+type Nomad struct{ client *api.Client }
+
+var _ run.Cluster = (*Nomad)(nil)
+
+// New returns a cluster that is reached through client.
+func New(client *api.Client) *Nomad { return &Nomad{client} }
+
+// Register submits a job. See run.Cluster.
+func (n *Nomad) Register(ctx context.Context, job *api.Job, base uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, _, err := n.client.Jobs().EnforceRegister(job, base, (&api.WriteOptions{}).WithContext(ctx))
+	if err == nil {
+		return nil
+	}
+	// Nomad gives this one no status of its own, only this prefix.
+	if strings.Contains(err.Error(), api.RegisterEnforceIndexErrPrefix) {
+		return run.ErrConflict
+	}
+	switch status := statusOf(err); {
+	case status == http.StatusBadRequest, status == http.StatusRequestEntityTooLarge:
+		return &run.RefusedError{Reason: bodyOf(err)}
+	case status >= 500:
+		// Nomad answers 500 to an invalid job, too: ask it which it is.
+		if reason := n.invalid(ctx, job); reason != "" {
+			return &run.RefusedError{Reason: reason}
+		}
+	}
+	return fmt.Errorf("registering job %s: %w", *job.ID, err)
+}
+
+// invalid says what is wrong with a job, "" if Nomad finds nothing or cannot
+// say.
+func (n *Nomad) invalid(ctx context.Context, job *api.Job) string {
+	r, _, err := n.client.Jobs().Validate(job, (&api.WriteOptions{}).WithContext(ctx))
+	if err != nil || r.Error == "" && len(r.ValidationErrors) == 0 {
+		return ""
+	}
+	if len(r.ValidationErrors) > 0 {
+		return strings.Join(r.ValidationErrors, "; ")
+	}
+	return r.Error
+}
+
+// Job says how a job stands. See run.Cluster.
+func (n *Nomad) Job(ctx context.Context, id string) (run.JobState, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	s, err := n.job(ctx, id)
+	if err != nil && !errors.Is(err, run.ErrNoJob) {
+		return s, fmt.Errorf("asking for job %s: %w", id, err)
+	}
+	return s, err
+}
+
+func (n *Nomad) job(ctx context.Context, id string) (run.JobState, error) {
+	jobs, q := n.client.Jobs(), (&api.QueryOptions{}).WithContext(ctx)
+	job, _, err := jobs.Info(id, q)
+	if statusOf(err) == http.StatusNotFound {
+		return run.JobState{}, run.ErrNoJob
+	}
+	if err != nil {
+		return run.JobState{}, err
+	}
+	s := run.JobState{Meta: job.Meta}
+	s.Index, s.Version, s.Stopped = *job.JobModifyIndex, *job.Version, *job.Stop
+	s.Dead = *job.Status == "dead"
+	stubs, _, err := jobs.Allocations(id, false, q)
+	if err != nil {
+		return s, err
+	}
+	alive := false
+	for _, stub := range stubs {
+		a := fromStub(stub)
+		alive = alive || !a.Ended()
+		s.Allocs = append(s.Allocs, a)
+	}
+	service := *job.Type == api.JobTypeService
+	if (!alive || service) && !s.Dead {
+		if s.Waits, err = n.waits(id, q); err != nil {
+			return s, err
+		}
+	}
+	if service {
+		s.Deployments, err = n.deployments(id, q)
+	}
+	return s, err
+}
+
+// waits says why a job's newest evaluation could not place it.
+func (n *Nomad) waits(id string, q *api.QueryOptions) (string, error) {
+	evals, _, err := n.client.Jobs().Evaluations(id, q)
+	if err != nil {
+		return "", err
+	}
+	slices.SortFunc(evals, func(a, b *api.Evaluation) int { return int(int64(b.CreateIndex) - int64(a.CreateIndex)) })
+	for _, e := range evals {
+		if len(e.FailedTGAllocs) > 0 {
+			return waits(e.FailedTGAllocs), nil
+		}
+		if e.Status == "complete" && e.BlockedEval == "" {
+			return "", nil
+		}
+	}
+	return "", nil
+}
+
+func (n *Nomad) deployments(id string, q *api.QueryOptions) ([]run.DeploymentState, error) {
+	all, _, err := n.client.Jobs().Deployments(id, false, q)
+	if err != nil {
+		return nil, err
+	}
+	versions, _, _, err := n.client.Jobs().Versions(id, false, q)
+	if err != nil {
+		return nil, err
+	}
+	revisions := map[uint64]string{}
+	for _, v := range versions {
+		revisions[*v.Version] = v.Meta[jobspec.MetaRevision]
+	}
+	// A rollback is a new version with an old revision. The deployment of a
+	// revision is its first.
+	slices.SortFunc(all, func(a, b *api.Deployment) int { return int(int64(a.CreateIndex) - int64(b.CreateIndex)) })
+	var out []run.DeploymentState
+	for _, d := range all {
+		out = append(out, run.DeploymentState{JobVersion: d.JobVersion, Revision: revisions[d.JobVersion], Status: d.Status, Reason: d.StatusDescription})
+	}
+	return out, nil
+}
+
+// Stop ends a job's tasks. See run.Cluster.
+func (n *Nomad) Stop(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, _, err := n.client.Jobs().Deregister(id, false, (&api.WriteOptions{}).WithContext(ctx))
+	if err != nil && statusOf(err) != http.StatusNotFound {
+		return fmt.Errorf("stopping job %s: %w", id, err)
+	}
+	return nil
+}
+
+// ReadFile reads a piece of an allocation's file. See run.Cluster.
+func (n *Nomad) ReadFile(ctx context.Context, allocID, path string, offset, limit int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	q := url.Values{"path": {path}, "offset": {strconv.FormatInt(offset, 10)}, "limit": {strconv.FormatInt(limit, 10)}}
+	// Asked through the server, which knows the way to the client.
+	r, err := n.client.Raw().Response("/v1/client/fs/readat/"+url.PathEscape(allocID)+"?"+q.Encode(), (&api.QueryOptions{}).WithContext(ctx))
+	if status := statusOf(err); status == http.StatusNotFound || status >= 500 && strings.Contains(err.Error(), "no such file") {
+		return nil, nil // Nomad answers 500 to a file that is not there (yet)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading %s of allocation %s: %w", path, allocID, err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, limit))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s of allocation %s: %w", path, allocID, err)
+	}
+	return b, nil
+}
+
+// Logs reads a task's log. See run.Cluster.
+func (n *Nomad) Logs(ctx context.Context, allocID, task, stream string, tail int64, follow bool) (io.ReadCloser, error) {
+	q := url.Values{"task": {task}, "type": {stream}, "plain": {"true"}, "follow": {strconv.FormatBool(follow)}, "origin": {"start"}, "offset": {"0"}}
+	if tail > 0 {
+		q.Set("origin", "end")
+		q.Set("offset", strconv.FormatInt(tail, 10))
+	}
+	r, err := n.client.Raw().Response("/v1/client/fs/logs/"+url.PathEscape(allocID)+"?"+q.Encode(), (&api.QueryOptions{}).WithContext(ctx))
+	if statusOf(err) == http.StatusNotFound {
+		return nil, run.ErrNoLog
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading %s of allocation %s: %w", stream, allocID, err)
+	}
+	return r, nil
+}
+
+// statusOf is the HTTP status that an error carries, 0 if there is none.
+func statusOf(err error) int {
+	var u api.UnexpectedResponseError
+	if errors.As(err, &u) && u.HasStatusCode() {
+		return u.StatusCode()
+	}
+	return 0
+}
+
+func bodyOf(err error) string {
+	var u api.UnexpectedResponseError
+	if errors.As(err, &u) && u.HasBody() {
+		return strings.TrimSpace(u.Body())
+	}
+	return err.Error()
+}

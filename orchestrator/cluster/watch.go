@@ -1,0 +1,96 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/drover-ml/drover/orchestrator/run"
+)
+
+// Watch follows the event stream. See run.Cluster.
+func (n *Nomad) Watch(ctx context.Context, index uint64, connected func(), report func(run.Update)) (uint64, error) {
+	// Where the cluster is now. Whoever asks how things stand from here on
+	// sees at least this, and all later changes come through the stream.
+	now, err := n.now(ctx)
+	if err != nil {
+		return index, fmt.Errorf("asking the cluster for its index: %w", err)
+	}
+	if index == 0 || index > now { // new, or the cluster has forgotten its past
+		index = now
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	connected()
+	all := []string{string(api.TopicAll)}
+	stream, err := n.client.EventStream().Stream(ctx, map[api.Topic][]string{
+		api.TopicAllocation: all, api.TopicEvaluation: all, api.TopicDeployment: all, api.TopicJob: all,
+	}, index, &api.QueryOptions{})
+	if err != nil {
+		return index, fmt.Errorf("opening the event stream: %w", err)
+	}
+	for batch := range stream {
+		if batch.Err != nil {
+			return index, fmt.Errorf("reading the event stream: %w", batch.Err)
+		}
+		for i := range batch.Events {
+			u, ok, err := update(&batch.Events[i])
+			if err != nil {
+				return index, fmt.Errorf("reading event %d: %w", batch.Index, err)
+			}
+			if ok {
+				report(u)
+			}
+		}
+		index = max(index, batch.Index)
+	}
+	if ctx.Err() != nil {
+		return index, ctx.Err()
+	}
+	return index, errors.New("the event stream ended")
+}
+
+func (n *Nomad) now(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, meta, err := n.client.Jobs().List((&api.QueryOptions{Prefix: jobPrefix, PerPage: 1}).WithContext(ctx))
+	if err != nil {
+		return 0, err
+	}
+	return meta.LastIndex, nil
+}
+
+// update makes news of an event, false if it is not about a job of Drover's.
+// Events of other jobs are not decoded.
+func update(e *api.Event) (run.Update, bool, error) {
+	object, _ := e.Payload[string(e.Topic)].(map[string]any)
+	id, _ := object["JobID"].(string)
+	if e.Topic == api.TopicJob {
+		id, _ = object["ID"].(string)
+	}
+	if !strings.HasPrefix(id, jobPrefix) {
+		return run.Update{}, false, nil
+	}
+	u := run.Update{JobID: id}
+	switch e.Topic {
+	case api.TopicAllocation:
+		a, err := e.Allocation()
+		if err != nil || a == nil {
+			return u, false, err
+		}
+		u.Alloc = new(fromAlloc(a))
+	case api.TopicEvaluation:
+		ev, err := e.Evaluation()
+		if err != nil || ev == nil || len(ev.FailedTGAllocs) == 0 {
+			return u, false, err
+		}
+		u.Waits = new(waits(ev.FailedTGAllocs))
+	case api.TopicJob:
+		// Only a job that someone ended is news by itself.
+		return u, e.Type == "JobDeregistered", nil
+	}
+	return u, true, nil
+}

@@ -1,0 +1,483 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/drover-ml/drover/orchestrator/jobspec"
+	"github.com/drover-ml/drover/orchestrator/pipeline"
+	"github.com/drover-ml/drover/orchestrator/registry"
+)
+
+// try makes a new attempt at a task. It is stored as queued first; its job is
+// registered after that.
+func (a *actor) try(t *task, notBefore time.Time) {
+	n := t.node
+	spec, err := a.spec(t)
+	if err != nil {
+		a.taskEnded(t, Failed, err.Error())
+		return
+	}
+	at := &attempt{task: t, heard: now(), AttemptState: AttemptState{
+		Attempt: Attempt{Number: len(t.attempts) + 1, Trial: t.index(), Phase: Queued},
+		Node:    n.ID, Round: a.state.Round, NotBefore: notBefore, Timeout: spec.Timeout,
+	}}
+	if n.Kind == pipeline.KindEndpoint {
+		at.JobID, at.Timeout = jobspec.EndpointJobID(a.state.Workspace, n.def.Name), 0
+	} else {
+		at.JobID = jobspec.JobID(string(a.state.ID), n.ID, at.Trial, at.Number)
+		at.Prepared = true
+	}
+	t.attempts = append(t.attempts, at)
+	a.open[at.JobID] = at
+	a.engine.subscribe(at.JobID, a)
+	a.change.attempts.add(at)
+	message := "job " + at.JobID
+	if !notBefore.IsZero() {
+		message += " after a pause of " + time.Until(notBefore).Round(time.Millisecond).String()
+	}
+	a.event(Event{Type: "attempt", Node: n.ID, Trial: at.Trial, Phase: Queued, Message: message})
+}
+
+// pump asks the cluster for what the open attempts need next.
+func (a *actor) pump() {
+	for _, at := range a.open {
+		if at.busy {
+			continue
+		}
+		at.checkTimeout(a)
+		switch {
+		case at.Stopping != "" && !at.stopped:
+			a.stop(at)
+		case at.Stopping != "": // the allocation's end comes as news
+		case now().Before(at.NotBefore):
+			a.wake(at.NotBefore)
+		case !at.Prepared:
+			a.prepare(at)
+		case !at.Registered:
+			a.register(at)
+		case at.resumed && at.alloc == nil && !at.asked:
+			a.inspect(at)
+		}
+	}
+}
+
+// checkTimeout stops an attempt that has run for too long.
+func (at *attempt) checkTimeout(a *actor) {
+	if at.Timeout <= 0 || at.Started == nil || at.Stopping != "" {
+		return
+	}
+	deadline := at.Started.Add(at.Timeout)
+	if now().Before(deadline) {
+		a.wake(deadline)
+		return
+	}
+	a.halt(at, fmt.Sprintf("it ran for longer than its timeout of %s", at.Timeout))
+}
+
+// halt has an attempt stopped, for a reason.
+func (a *actor) halt(at *attempt, reason string) {
+	if at.Stopping == "" {
+		at.Stopping = reason
+		a.change.attempts.add(at)
+		a.event(Event{Type: "attempt", Node: at.Node, Trial: at.Trial, Phase: at.Phase, Message: "stopping: " + reason})
+	}
+}
+
+// call makes a call to the cluster until it gets through, and sends the
+// message that it gives. Two calls for one attempt never overlap, but for
+// inspections. After a few failures the node says what the trouble is.
+func (a *actor) call(at *attempt, f func(ctx context.Context) (message, error)) {
+	e := a.engine
+	a.effect(func(ctx context.Context) {
+		for failures := 0; ctx.Err() == nil; failures++ {
+			select {
+			case <-ctx.Done():
+				return
+			case e.slots <- struct{}{}:
+			}
+			m, err := f(ctx)
+			<-e.slots
+			if err == nil {
+				a.send(m)
+				return
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			if failures == 1 {
+				a.send(trouble{at, err})
+			}
+			e.config.Logger.Warn("calling the cluster: trying again", "run", a.state.ID, "job", at.JobID, "error", err)
+			if !pause(ctx, e.config.Backoff, failures) {
+				return
+			}
+		}
+	})
+}
+
+// trouble is a call that does not get through.
+type trouble struct {
+	at  *attempt
+	err error
+}
+
+func (m trouble) apply(a *actor) {
+	if !m.at.Phase.Ended() {
+		a.explain(m.at, fmt.Sprintf("the cluster does not answer: %v", m.err))
+	}
+}
+
+// explain says why an attempt waits, if that has changed.
+func (a *actor) explain(at *attempt, reason string) {
+	if t := at.task; t.trial != nil {
+		if t.trial.Reason != reason {
+			t.trial.Reason = reason
+			a.change.trials.add(t)
+			if reason != "" {
+				a.event(Event{Type: "trial", Node: at.Node, Trial: at.Trial, Phase: t.trial.Phase, Message: reason})
+			}
+		}
+		return
+	}
+	n := at.task.node
+	if n.Reason != reason {
+		n.Reason = reason
+		a.change.nodes.add(n)
+		if reason != "" {
+			a.event(Event{Type: "node", Node: n.ID, Phase: n.Phase, Message: reason})
+		}
+	}
+}
+
+// prepare finds out what an endpoint's job must be like when the new revision
+// is registered, and gives that its number.
+func (a *actor) prepare(at *attempt) {
+	n := at.task.node
+	d := registry.Deployment{
+		Workspace: a.state.Workspace, Endpoint: n.def.Name, Model: n.Model, Version: n.Version,
+		JobID: at.JobID, Service: jobspec.ServiceName(a.state.Workspace, n.def.Name),
+		Run: string(a.state.ID), Node: string(n.ID), Attempt: at.Number,
+	}
+	at.busy = true
+	a.call(at, func(ctx context.Context) (message, error) {
+		d, err := a.engine.config.Store.Deploy(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		s, err := a.engine.config.Cluster.Job(ctx, at.JobID)
+		if err != nil && !errors.Is(err, ErrNoJob) {
+			return nil, err
+		}
+		return prepared{at, d, s.Index}, nil
+	})
+}
+
+type prepared struct {
+	at         *attempt
+	deployment registry.Deployment
+	base       uint64
+}
+
+func (m prepared) apply(a *actor) {
+	at := m.at
+	at.busy, at.Prepared, at.Base, at.Deployment = false, true, m.base, &m.deployment
+	a.change.attempts.add(at)
+	a.event(Event{Type: "endpoint", Node: at.Node, Phase: Queued, Message: fmt.Sprintf("revision %d: version %d of model %q", m.deployment.Revision, m.deployment.Version, m.deployment.Model)})
+}
+
+// register submits an attempt's job. Where it may have been submitted before,
+// by an engine that died, the job may even have come and gone: a result record
+// tells.
+func (a *actor) register(at *attempt) {
+	job, err := a.job(at)
+	at.busy = true
+	if err != nil {
+		a.effect(func(context.Context) { a.send(registered{at, err}) })
+		return
+	}
+	resumed := at.resumed
+	a.call(at, func(ctx context.Context) (message, error) {
+		if resumed && at.task.node.Kind != pipeline.KindEndpoint {
+			if r, err := a.engine.record(ctx, a.identity(at)); err != nil {
+				return nil, err
+			} else if r != nil {
+				return registered{at, ErrConflict}, nil
+			}
+		}
+		err := a.engine.config.Cluster.Register(ctx, job, at.Base)
+		var refused *RefusedError
+		if err == nil || errors.Is(err, ErrConflict) || errors.As(err, &refused) {
+			return registered{at, err}, nil
+		}
+		return nil, err
+	})
+}
+
+// registered: nil and ErrConflict both mean that the job is there. After
+// ErrConflict its news may have been missed.
+type registered struct {
+	at  *attempt
+	err error
+}
+
+func (m registered) apply(a *actor) {
+	at := m.at
+	at.busy = false
+	if m.err != nil && !errors.Is(m.err, ErrConflict) {
+		a.conclude(at, outcome{Phase: Failed, Reason: m.err.Error(), Final: true})
+		return
+	}
+	at.Registered = true
+	at.heard = now()
+	a.change.attempts.add(at)
+	if at.alloc == nil {
+		a.explain(at, "")
+	}
+	if m.err != nil || at.missed || at.task.node.Kind == pipeline.KindEndpoint {
+		at.missed = false
+		a.inspect(at)
+	}
+}
+
+func (a *actor) stop(at *attempt) {
+	at.busy = true
+	a.call(at, func(ctx context.Context) (message, error) {
+		return stopped{at}, a.engine.config.Cluster.Stop(ctx, at.JobID)
+	})
+}
+
+type stopped struct{ at *attempt }
+
+func (m stopped) apply(a *actor) {
+	m.at.busy, m.at.stopped = false, true
+	a.inspect(m.at)
+}
+
+// inspect asks how an attempt's job stands.
+func (a *actor) inspect(at *attempt) {
+	if at.asked {
+		return
+	}
+	at.asked = true
+	a.call(at, func(ctx context.Context) (message, error) {
+		s, err := a.engine.config.Cluster.Job(ctx, at.JobID)
+		if err != nil && !errors.Is(err, ErrNoJob) {
+			return nil, err
+		}
+		return inspected{at, s, err == nil}, nil
+	})
+}
+
+type inspected struct {
+	at    *attempt
+	job   JobState
+	there bool
+}
+
+func (m inspected) apply(a *actor) {
+	at := m.at
+	at.asked = false
+	if at.Phase.Ended() || at.busy {
+		return
+	}
+	at.heard = now()
+	if at.task.node.Kind == pipeline.KindEndpoint {
+		a.deployment(at, m)
+		return
+	}
+	alive := false
+	for i := range m.job.Allocs {
+		alloc := &m.job.Allocs[i]
+		alive = alive || !alloc.Ended()
+		a.observe(at, alloc)
+	}
+	if at.busy || at.Phase.Ended() || alive {
+		return
+	}
+	switch {
+	case at.stopped, !m.there, m.job.Stopped, m.job.Dead && len(m.job.Allocs) > 0:
+		a.lookInto(at, !m.there)
+	case at.Phase == Queued:
+		a.explain(at, m.job.Waits)
+	}
+}
+
+// news from the cluster.
+type news struct{ Update }
+
+func (m news) apply(a *actor) {
+	at := a.open[m.JobID]
+	if at == nil || at.Phase.Ended() {
+		return
+	}
+	at.heard = now()
+	switch {
+	case at.task.node.Kind == pipeline.KindEndpoint:
+		if m.Alloc != nil {
+			a.taskEvents(at, m.Alloc)
+		}
+		if at.Registered {
+			a.inspect(at)
+		}
+	case m.Alloc != nil:
+		a.observe(at, m.Alloc)
+	case m.Waits != nil:
+		if at.Phase == Queued && at.Stopping == "" {
+			a.explain(at, *m.Waits)
+		}
+	default:
+		a.inspect(at)
+	}
+}
+
+// resync has the open attempts asked for that have been silent since a time;
+// the zero time: all.
+type resync struct{ silentSince time.Time }
+
+func (m resync) apply(a *actor) {
+	for _, at := range a.open {
+		if at.Registered && !at.busy && (m.silentSince.IsZero() || at.heard.Before(m.silentSince)) {
+			a.inspect(at)
+		}
+	}
+}
+
+// observe takes in how an allocation of an attempt's job stands.
+func (a *actor) observe(at *attempt, alloc *Alloc) {
+	if at.busy {
+		at.missed = true
+		return
+	}
+	if at.alloc != nil && (alloc.Created < at.alloc.Created || alloc.ID == at.alloc.ID && alloc.Modified < at.alloc.Modified) {
+		return // old news
+	}
+	if at.alloc == nil || at.alloc.ID != alloc.ID {
+		a.engine.tails.drop(at.JobID)
+		if at.AllocID != "" && at.AllocID != alloc.ID {
+			a.event(Event{Type: "attempt", Node: at.Node, Trial: at.Trial, Phase: at.Phase, Message: fmt.Sprintf("placed again, on node %s", alloc.NodeName)})
+		}
+	}
+	at.alloc, at.resumed = alloc, false
+	if at.AllocID != alloc.ID || at.NodeName != alloc.NodeName || len(at.Devices) != len(alloc.Devices) {
+		at.AllocID, at.NodeName, at.Devices = alloc.ID, alloc.NodeName, alloc.Devices
+		a.change.attempts.add(at)
+	}
+	a.taskEvents(at, alloc)
+	if !alloc.Started.IsZero() && at.Phase == Queued && !alloc.Ended() {
+		a.started(at, alloc)
+	}
+	switch {
+	case !alloc.Ended():
+		if alloc.Client == "unknown" {
+			a.explain(at, fmt.Sprintf("node %s does not answer", alloc.NodeName))
+		}
+		return
+	case alloc.Client == "lost" || alloc.Desired != "run" && at.Stopping == "":
+		a.displaced(at, alloc)
+	default:
+		a.lookInto(at, false)
+	}
+}
+
+func (a *actor) started(at *attempt, alloc *Alloc) {
+	at.Phase = Running
+	if at.Started == nil {
+		at.Started = new(alloc.Started.UTC())
+	}
+	a.change.attempts.add(at)
+	a.event(Event{Type: "attempt", Node: at.Node, Trial: at.Trial, Phase: Running, Message: fmt.Sprintf("started on node %s, allocation %s", alloc.NodeName, short(alloc.ID))})
+	a.engine.tails.add(at.JobID, alloc.ID, a)
+	t, n := at.task, at.task.node
+	if t.trial != nil {
+		t.trial.Phase, t.trial.Reason = Running, ""
+		a.change.trials.add(t)
+		a.event(Event{Type: "trial", Node: n.ID, Trial: at.Trial, Phase: Running})
+		return
+	}
+	n.Phase, n.Reason = Running, ""
+	a.change.nodes.add(n)
+	a.event(Event{Type: "node", Node: n.ID, Phase: Running})
+}
+
+func short(id string) string { return id[:min(8, len(id))] }
+
+// displaced deals with an allocation that the cluster has ended by itself: its
+// node was lost or drained, or it was preempted. Nomad places another, which
+// takes nothing from the retry budget. It may have succeeded all the same, and
+// the job may have been stopped by someone: conclude and inspect tell.
+func (a *actor) displaced(at *attempt, alloc *Alloc) {
+	why := fmt.Sprintf("node %s was lost", alloc.NodeName)
+	switch {
+	case alloc.Preempted:
+		why = "it was preempted by a job of higher priority"
+	case alloc.Client != "lost":
+		why = fmt.Sprintf("its allocation on node %s was stopped", alloc.NodeName)
+		if alloc.Description != "" {
+			why += " (" + alloc.Description + ")"
+		}
+	}
+	a.engine.tails.drop(at.JobID)
+	if at.Phase != Queued {
+		at.Phase = Queued
+		a.change.attempts.add(at)
+		if t := at.task; t.trial != nil {
+			t.trial.Phase = Queued
+		} else {
+			t.node.Phase = Queued
+			a.change.nodes.add(t.node)
+		}
+	}
+	a.explain(at, why+": Nomad places it again")
+	if at.lookedUp == alloc.ID {
+		return
+	}
+	at.lookedUp = alloc.ID
+	at.busy = true
+	id := a.identity(at)
+	a.call(at, func(ctx context.Context) (message, error) {
+		r, err := a.engine.record(ctx, id)
+		return lookedUp{at, succeeded(r)}, err
+	})
+}
+
+// lookedUp tells whether a displaced attempt had succeeded before.
+type lookedUp struct {
+	at        *attempt
+	succeeded bool
+}
+
+func (m lookedUp) apply(a *actor) {
+	m.at.busy = false
+	if m.succeeded {
+		a.halt(m.at, "it had succeeded before")
+		return
+	}
+	a.inspect(m.at)
+}
+
+// taskEvents makes the driver's messages events of the run, once each.
+func (a *actor) taskEvents(at *attempt, alloc *Alloc) {
+	newest := at.TaskEvents
+	for _, e := range alloc.Events {
+		ns := e.Time.UnixNano()
+		if ns <= at.TaskEvents {
+			continue
+		}
+		newest = max(newest, ns)
+		a.event(Event{Type: "task", Node: at.Node, Trial: at.Trial, Phase: at.Phase, Message: e.Message})
+	}
+	if newest != at.TaskEvents {
+		at.TaskEvents = newest
+		a.change.attempts.add(at)
+	}
+}
+
+func (a *actor) identity(at *attempt) jobspec.Identity {
+	return jobspec.Identity{
+		Run: string(a.state.ID), Node: at.Node, Trial: at.Trial, Attempt: at.Number,
+		Workspace: a.state.Workspace, Pipeline: a.state.Pipeline,
+	}
+}

@@ -1,0 +1,361 @@
+package run
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/drover-ml/drover/internal/artifact"
+	"github.com/drover-ml/drover/internal/mltask"
+	"github.com/drover-ml/drover/orchestrator/jobspec"
+	"github.com/drover-ml/drover/orchestrator/pipeline"
+)
+
+// Limits of what is read of an attempt that has ended.
+const (
+	logTailBytes    = 16 << 10
+	logTailTimeout  = 5 * time.Second
+	maxMetricsLine  = 1 << 20
+	maxMetricPoints = 1_000_000
+	// pointsPerChange keeps a transaction short.
+	pointsPerChange = 20_000
+)
+
+// record reads an attempt's result record, nil if there is none.
+func (e *Engine) record(ctx context.Context, id jobspec.Identity) (*mltask.Result, error) {
+	var r mltask.Result
+	err := e.config.Artifacts.GetRecord(ctx, "results/"+id.ResultKey(), &r)
+	var syntax *json.SyntaxError
+	switch {
+	case errors.Is(err, artifact.ErrNotFound):
+		return nil, nil
+	case errors.As(err, &syntax):
+		return &mltask.Result{Error: fmt.Sprintf("its result record cannot be read: %v", err), ExitCode: -1}, nil
+	case err != nil:
+		return nil, err
+	}
+	return &r, nil
+}
+
+// lookInto finds out how an attempt ended: what its record says, and the last
+// lines of its log if it failed.
+func (a *actor) lookInto(at *attempt, gone bool) {
+	at.busy = true
+	a.engine.tails.drop(at.JobID)
+	alloc, stopping, id := at.alloc, at.Stopping, a.identity(at)
+	cancelled := at.Cancelled
+	a.call(at, func(ctx context.Context) (message, error) {
+		r, err := a.engine.record(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		o := judge(alloc, r, stopping, cancelled, gone)
+		if o.Phase == Failed && alloc != nil {
+			o.LogTail = a.engine.logTail(ctx, alloc.ID)
+		}
+		if r != nil && r.Metrics != "" {
+			o.Points, err = a.engine.points(ctx, artifact.Digest(r.Metrics), id)
+			if err != nil {
+				a.engine.config.Logger.Warn("reading a task's metrics file from the artefact store", "job", at.JobID, "error", err)
+			}
+		}
+		return concluded{at, o}, nil
+	})
+}
+
+// logTail is the end of a task's stderr, else of its stdout, as far as they
+// can be had.
+func (e *Engine) logTail(ctx context.Context, allocID string) string {
+	ctx, cancel := context.WithTimeout(ctx, logTailTimeout)
+	defer cancel()
+	for _, stream := range []string{"stderr", "stdout"} {
+		r, err := e.config.Cluster.Logs(ctx, allocID, jobspec.TaskName, stream, logTailBytes, false)
+		if err != nil {
+			e.config.Logger.Info("reading the log of a failed task", "alloc", allocID, "error", err)
+			continue
+		}
+		b, err := io.ReadAll(io.LimitReader(r, logTailBytes))
+		r.Close()
+		if tail := lastLines(string(b)); tail != "" {
+			return tail
+		}
+		if err != nil {
+			e.config.Logger.Info("reading the log of a failed task", "alloc", allocID, "error", err)
+		}
+	}
+	return ""
+}
+
+// points reads the metrics file that a task left.
+func (e *Engine) points(ctx context.Context, d artifact.Digest, id jobspec.Identity) ([]MetricPoint, error) {
+	r, err := e.config.Artifacts.OpenBlob(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	var points []MetricPoint
+	s := bufio.NewScanner(r)
+	s.Buffer(make([]byte, 0, 4<<10), maxMetricsLine)
+	for s.Scan() && len(points) < maxMetricPoints {
+		line, err := mltask.ParseMetricsLine(s.Bytes())
+		if err != nil {
+			continue // a task may write what it likes; the driver has told it
+		}
+		points = appendPoints(points, line, id.Node, id.Trial)
+	}
+	return points, s.Err()
+}
+
+func appendPoints(points []MetricPoint, line mltask.MetricsLine, node pipeline.NodeID, trial *int) []MetricPoint {
+	at := now()
+	if line.Time > 0 {
+		whole, part := math.Modf(line.Time)
+		at = time.Unix(int64(whole), int64(part*1e9)).UTC()
+	}
+	for name, v := range line.Metrics {
+		if !math.IsNaN(v) && !math.IsInf(v, 0) {
+			points = append(points, MetricPoint{Node: node, Trial: trial, Metric: name, Step: line.Step, Value: v, Time: at})
+		}
+	}
+	return points
+}
+
+// concluded is the news of how an attempt ended.
+type concluded struct {
+	at *attempt
+	outcome
+}
+
+func (m concluded) apply(a *actor) {
+	m.at.busy = false
+	a.conclude(m.at, m.outcome)
+}
+
+// conclude ends an attempt, and with it its task unless that is tried again.
+func (a *actor) conclude(at *attempt, o outcome) {
+	if at.Phase.Ended() {
+		return
+	}
+	at.Phase, at.Reason, at.Free = o.Phase, o.Reason, o.Free
+	at.ExitCode, at.Signal, at.OOM, at.LogTail = o.ExitCode, o.Signal, o.OOM, o.LogTail
+	at.Ended = new(now())
+	if r := o.Record; r != nil {
+		at.ResumedFrom, at.AllocID = r.ResumedFrom, r.AllocID
+		at.NodeName, at.Devices = cmpOr(r.NodeName, at.NodeName), r.Devices
+		if !r.Started.IsZero() {
+			at.Started, at.Ended = new(r.Started.UTC()), new(r.Finished.UTC())
+		}
+	}
+	delete(a.open, at.JobID)
+	a.engine.unsubscribe(at.JobID, a)
+	a.engine.tails.drop(at.JobID)
+	a.change.attempts.add(at)
+	a.storePoints(o.Points)
+	a.event(Event{Type: "attempt", Node: at.Node, Trial: at.Trial, Phase: at.Phase, Message: at.Reason})
+
+	t := at.task
+	switch {
+	case o.Phase == Succeeded:
+		a.taskSucceeded(t, at, o.Record)
+	case o.Phase == Failed && !o.Final && a.mayRetry(t, at):
+		a.retryTask(t, at)
+	default:
+		a.taskEnded(t, o.Phase, o.Reason)
+	}
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// storePoints adds points to the change; what does not fit goes first, in
+// changes of its own. Storing points twice does no harm.
+func (a *actor) storePoints(points []MetricPoint) {
+	for chunk := range slices.Chunk(points, pointsPerChange) {
+		if len(a.change.metrics)+len(chunk) > 2*pointsPerChange {
+			early := Change{ID: a.state.ID, Metrics: a.change.metrics}
+			a.change.metrics = nil
+			if err := a.engine.config.Store.Commit(a.engine.ctx, early); err != nil {
+				a.engine.config.Logger.Error("storing metrics", "run", a.state.ID, "error", err)
+			}
+		}
+		a.change.metrics = append(a.change.metrics, chunk...)
+	}
+}
+
+// mayRetry reports whether a task whose attempt failed is tried again.
+func (a *actor) mayRetry(t *task, at *attempt) bool {
+	if a.state.CancelledBy != "" && !t.node.def.OnExit {
+		return false
+	}
+	if at.Free {
+		return true
+	}
+	spec, err := a.spec(t)
+	if err != nil {
+		return false
+	}
+	failures := 0
+	for _, x := range t.attempts {
+		if x.Round == a.state.Round && x.Phase == Failed && !x.Free {
+			failures++
+		}
+	}
+	return failures <= spec.Retry.Attempts
+}
+
+func (a *actor) retryTask(t *task, at *attempt) {
+	var notBefore time.Time
+	if spec, err := a.spec(t); err == nil && !at.Free && spec.Retry.Delay > 0 {
+		notBefore = now().Add(spec.Retry.Delay)
+	}
+	reason := fmt.Sprintf("attempt %d failed: %s; trying again", at.Number, at.Reason)
+	if t.trial != nil {
+		t.trial.Phase = Queued
+	} else {
+		t.node.Phase = Queued
+		a.change.nodes.add(t.node)
+	}
+	a.explain(at, reason)
+	a.try(t, notBefore)
+}
+
+func (a *actor) taskSucceeded(t *task, at *attempt, r *mltask.Result) {
+	n := t.node
+	if n.Kind == pipeline.KindEndpoint {
+		a.event(Event{Type: "endpoint", Node: n.ID, Phase: Succeeded, Message: fmt.Sprintf("revision %d serves version %d of model %q", at.Deployment.Revision, n.Version, n.Model)})
+		a.end(n, Succeeded, "")
+		return
+	}
+	outputs := make(map[string]Output, len(r.Outputs))
+	for name, o := range r.Outputs {
+		outputs[name] = Output{Digest: o.Digest, Kind: o.Kind, Bytes: o.Bytes, Files: o.Files}
+	}
+	entry := CacheEntry{Workspace: a.state.Workspace, Run: a.state.ID, Node: n.ID, Trial: at.Trial, Outputs: outputs, Metrics: finite(r.Last)}
+	if t.trial != nil {
+		entry.Key = t.trial.CacheKey
+		a.change.cache = append(a.change.cache, entry)
+		t.trial.Outputs, t.trial.Metrics = outputs, entry.Metrics
+		a.endTrial(t, Succeeded, "")
+		a.ready = append(a.ready, n)
+		return
+	}
+	entry.Key = n.CacheKey
+	a.change.cache = append(a.change.cache, entry)
+	n.Outputs, n.Metrics = outputs, entry.Metrics
+	a.end(n, Succeeded, "")
+}
+
+// finite drops what is not a finite number, which JSON cannot hold.
+func finite(metrics map[string]float64) map[string]float64 {
+	out := make(map[string]float64, len(metrics))
+	for name, v := range metrics {
+		if !math.IsNaN(v) && !math.IsInf(v, 0) {
+			out[name] = v
+		}
+	}
+	return out
+}
+
+// taskEnded ends a task without success.
+func (a *actor) taskEnded(t *task, phase Phase, reason string) {
+	if t.trial != nil {
+		a.endTrial(t, phase, reason)
+		a.ready = append(a.ready, t.node)
+		return
+	}
+	a.end(t.node, phase, reason)
+}
+
+// deployment looks at how an endpoint's new revision does.
+func (a *actor) deployment(at *attempt, m inspected) {
+	revision := strconv.Itoa(at.Deployment.Revision)
+	i := slices.IndexFunc(m.job.Deployments, func(d DeploymentState) bool { return d.Revision == revision })
+	switch {
+	case !m.there:
+		a.settle(at, nil, "its job was removed from the cluster")
+		return
+	case i < 0 && m.job.Meta[jobspec.MetaRevision] != revision:
+		a.settle(at, nil, "the endpoint's job was changed meanwhile, by another run or by hand: retry the run to deploy it again")
+		return
+	case i < 0:
+		a.explain(at, m.job.Waits)
+		return
+	}
+	if at.Phase == Queued {
+		at.Phase, at.Started = Running, new(now())
+		a.change.attempts.add(at)
+		n := at.task.node
+		n.Phase, n.Reason = Running, ""
+		a.change.nodes.add(n)
+		a.event(Event{Type: "node", Node: n.ID, Phase: Running, Message: "waiting for revision " + revision + " to become ready"})
+	}
+	d := m.job.Deployments[i]
+	var last *Alloc // the newest of this revision
+	for i := range m.job.Allocs {
+		x := &m.job.Allocs[i]
+		if x.JobVersion == d.JobVersion && (last == nil || x.Created > last.Created) {
+			last = x
+		}
+	}
+	switch d.Status {
+	case "successful":
+		a.settle(at, last, "")
+	case "failed", "cancelled":
+		reason := "it did not become ready"
+		if d.Status == "cancelled" {
+			reason = "another revision took its place"
+		}
+		if d.Reason != "" {
+			reason += ": " + d.Reason
+		}
+		if last != nil && last.Problem != "" {
+			reason += "; " + last.Problem
+		}
+		a.settle(at, last, reason)
+	default:
+		a.explain(at, m.job.Waits)
+	}
+}
+
+// settle records how a revision ended ("": it serves) and ends its attempt. A
+// first revision that failed has nothing to go back to: its job is stopped.
+func (a *actor) settle(at *attempt, alloc *Alloc, reason string) {
+	at.busy = true
+	e, d := a.engine, *at.Deployment
+	o := outcome{Phase: Succeeded}
+	if reason != "" {
+		o = outcome{Phase: Failed, Reason: reason}
+	}
+	if alloc != nil {
+		at.AllocID, at.NodeName = alloc.ID, alloc.NodeName
+	}
+	a.call(at, func(ctx context.Context) (message, error) {
+		if err := e.config.Store.Deployed(ctx, d, reason); err != nil {
+			return nil, err
+		}
+		if reason == "" {
+			return concluded{at, o}, nil
+		}
+		if alloc != nil {
+			o.LogTail = e.logTail(ctx, alloc.ID)
+		}
+		now, err := e.config.Store.Endpoint(ctx, d.Workspace, d.Endpoint)
+		if err == nil && now.Revision == 0 && now.Pending == 0 {
+			if err := e.config.Cluster.Stop(ctx, d.JobID); err != nil {
+				return nil, err
+			}
+		}
+		return concluded{at, o}, nil
+	})
+}
