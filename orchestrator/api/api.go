@@ -107,9 +107,7 @@ func New(cfg Config) http.Handler {
 	spec := s.register(mux)
 	serveDocs(mux, spec)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{}))
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeProblem(w, http.StatusNotFound, "No such path: "+r.URL.Path+". /docs lists what there is.")
-	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { noSuchPath(mux, w, r) })
 
 	var handler http.Handler = mux
 	if cfg.Tokens != nil {
@@ -165,19 +163,19 @@ func (s *server) registerHealth(api huma.API) {
 	})
 }
 
-// workspaceQuery names the workspace of what is asked for.
-type workspaceQuery struct {
+// WorkspaceQuery names the workspace of what is asked for.
+type WorkspaceQuery struct {
 	Workspace string `query:"workspace" default:"default" pattern:"^[A-Za-z0-9][A-Za-z0-9_-]*$" maxLength:"63" doc:"The workspace"`
 }
 
-// pageQuery asks for a page of a listing that is sorted by name or number.
-type pageQuery struct {
+// PageQuery asks for a page of a listing that is sorted by name or number.
+type PageQuery struct {
 	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Items a page"`
 	After string `query:"after" maxLength:"256" doc:"Give the items after this one: next of the page before"`
 }
 
 // page cuts a listing that came whole. next is what to ask for the page after.
-func page[T any](items []T, q pageQuery, key func(T) string) (_ []T, next string) {
+func page[T any](items []T, q PageQuery, key func(T) string) (_ []T, next string) {
 	limit := q.Limit
 	if after := q.After; after != "" {
 		start := len(items)

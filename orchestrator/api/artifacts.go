@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"mime"
 	"net/http"
 	"path"
 	"sort"
@@ -76,11 +77,15 @@ const (
 	maxManifest = 64 << 20
 )
 
-type digestPath struct {
+// DigestPath names an artefact or a blob.
+type DigestPath struct {
 	Digest string `path:"digest" pattern:"^sha256:[0-9a-f]{64}$" doc:"sha256: and 64 hexadecimal digits"`
 }
 
 func (s *server) registerArtifacts(api huma.API) {
+	binary := &huma.Response{Description: "The content", Content: map[string]*huma.MediaType{
+		"application/octet-stream": {Schema: &huma.Schema{Type: "string", Format: "binary"}},
+	}}
 	huma.Register(api, huma.Operation{
 		OperationID: "missing-blobs", Method: http.MethodPost, Path: "/v1/blobs/missing", Tags: []string{"artifacts"},
 		Summary:      "Say which blobs the store lacks",
@@ -96,10 +101,18 @@ func (s *server) registerArtifacts(api huma.API) {
 		Responses: map[string]*huma.Response{"201": {Description: "Stored"}},
 	}, s.putBlob)
 	huma.Register(api, huma.Operation{
+		OperationID: "get-blob", Method: http.MethodGet, Path: "/v1/blobs/{digest}", Tags: []string{"artifacts"},
+		Summary:     "Download a blob",
+		Description: "An artefact's own digest is that of its manifest, a blob too.",
+		Responses:   map[string]*huma.Response{"200": binary},
+	}, func(ctx context.Context, in *DigestPath) (*huma.StreamResponse, error) {
+		return s.sendBlob(ctx, artifact.Digest(in.Digest), shortName(in.Digest))
+	})
+	huma.Register(api, huma.Operation{
 		OperationID: "put-artifact", Method: http.MethodPut, Path: "/v1/artifacts", Tags: []string{"artifacts"},
 		Summary:      "Make an artefact of blobs that are stored already",
 		Description:  "The body is the artefact's manifest in canonical JSON. All of its blobs must have been uploaded.",
-		MaxBodyBytes: maxManifest, BodyReadTimeout: bodyTimeout, DefaultStatus: http.StatusCreated,
+		MaxBodyBytes: maxManifest, BodyReadTimeout: bodyTimeout, DefaultStatus: http.StatusCreated, SkipValidateBody: true,
 	}, s.putArtifact)
 	huma.Register(api, huma.Operation{
 		OperationID: "get-artifact", Method: http.MethodGet, Path: "/v1/artifacts/{digest}", Tags: []string{"artifacts"},
@@ -113,9 +126,7 @@ func (s *server) registerArtifacts(api huma.API) {
 		OperationID: "get-artifact-file", Method: http.MethodGet, Path: "/v1/artifacts/{digest}/files/{path...}", Tags: []string{"artifacts"},
 		Summary:     "Download a file of an artefact",
 		Description: "An artefact that is one file has it under the path -.",
-		Responses: map[string]*huma.Response{"200": {Description: "The file", Content: map[string]*huma.MediaType{
-			"application/octet-stream": {Schema: &huma.Schema{Type: "string", Format: "binary"}},
-		}}},
+		Responses:   map[string]*huma.Response{"200": binary},
 	}, s.getArtifactFile)
 }
 
@@ -147,7 +158,7 @@ func (s *server) missingBlobs(ctx context.Context, in *struct {
 }
 
 // putBlob streams: the body is read by the response, after huma is done.
-func (s *server) putBlob(_ context.Context, in *digestPath) (*huma.StreamResponse, error) {
+func (s *server) putBlob(_ context.Context, in *DigestPath) (*huma.StreamResponse, error) {
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		ctx, w := hc.Context(), hc.BodyWriter().(http.ResponseWriter)
 		body := &verifier{r: io.LimitReader(hc.BodyReader(), s.cfg.MaxBlobBytes+1), limit: s.cfg.MaxBlobBytes, hash: sha256.New(), want: in.Digest}
@@ -235,7 +246,7 @@ func describe(digest string, m artifact.Manifest) Artifact {
 }
 
 func (s *server) getArtifact(ctx context.Context, in *struct {
-	digestPath
+	DigestPath
 	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000" doc:"Files a page"`
 	After string `query:"after" maxLength:"4096" doc:"Give the files after this path"`
 }) (*struct{ Body Artifact }, error) {
@@ -254,7 +265,7 @@ func (s *server) getArtifact(ctx context.Context, in *struct {
 	return &struct{ Body Artifact }{a}, nil
 }
 
-func (s *server) verifyArtifact(ctx context.Context, in *digestPath) (*struct{ Body Verification }, error) {
+func (s *server) verifyArtifact(ctx context.Context, in *DigestPath) (*struct{ Body Verification }, error) {
 	out := &struct{ Body Verification }{Verification{Digest: in.Digest}}
 	err := s.cfg.Artifacts.Verify(ctx, artifact.Digest(in.Digest))
 	var corrupt *artifact.CorruptError
@@ -270,7 +281,7 @@ func (s *server) verifyArtifact(ctx context.Context, in *digestPath) (*struct{ B
 }
 
 func (s *server) getArtifactFile(ctx context.Context, in *struct {
-	digestPath
+	DigestPath
 	Path string `path:"path" maxLength:"4096" doc:"Path in the artefact"`
 }) (*huma.StreamResponse, error) {
 	m, err := s.cfg.Artifacts.Manifest(ctx, artifact.Digest(in.Digest))
@@ -285,8 +296,19 @@ func (s *server) getArtifactFile(ctx context.Context, in *struct {
 	if i == len(m.Files) || m.Files[i].Path != name || m.Files[i].Link != "" {
 		return nil, newProblem(http.StatusNotFound, fmt.Sprintf("The artefact has no file %q; get /v1/artifacts/%s lists them.", in.Path, in.Digest))
 	}
-	file := m.Files[i]
-	blob, err := s.cfg.Artifacts.OpenBlob(ctx, file.Digest())
+	return s.sendBlob(ctx, m.Files[i].Digest(), path.Base(in.Path))
+}
+
+// shortName is what a blob is called where it is saved.
+func shortName(digest string) string { return artifact.Digest(digest).Hex()[:12] }
+
+// sendBlob answers with a blob's content.
+func (s *server) sendBlob(ctx context.Context, d artifact.Digest, name string) (*huma.StreamResponse, error) {
+	info, err := s.cfg.Artifacts.StatBlob(ctx, d)
+	if err != nil {
+		return nil, s.problem(ctx, err)
+	}
+	blob, err := s.cfg.Artifacts.OpenBlob(ctx, d)
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
@@ -294,12 +316,14 @@ func (s *server) getArtifactFile(ctx context.Context, in *struct {
 		defer blob.Close()
 		hc.SetHeader("Content-Type", "application/octet-stream")
 		hc.SetHeader("X-Content-Type-Options", "nosniff")
-		hc.SetHeader("Content-Length", strconv.FormatInt(file.Size, 10))
-		hc.SetHeader("Content-Disposition", fmt.Sprintf("attachment; filename=%q", path.Base(file.Path)))
-		hc.SetHeader("ETag", strconv.Quote(file.SHA256))
+		hc.SetHeader("Content-Length", strconv.FormatInt(info.Size, 10))
+		hc.SetHeader("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": name}))
+		hc.SetHeader("ETag", strconv.Quote(d.Hex()))
 		if _, err := io.Copy(hc.BodyWriter(), blob); err != nil {
-			s.cfg.Logger.Warn("sending a file of an artefact", "digest", in.Digest, "path", in.Path, "error", err)
-			panic(http.ErrAbortHandler) // the client must not take the file for whole
+			if hc.Context().Err() == nil {
+				s.cfg.Logger.Warn("sending a blob", "digest", d, "error", err)
+			}
+			panic(http.ErrAbortHandler) // the client must not take it for whole
 		}
 	}}, nil
 }

@@ -15,8 +15,9 @@ type EndpointPage struct {
 	Next      string              `json:"next,omitempty"`
 }
 
-type endpointPath struct {
-	workspaceQuery
+// EndpointPath names an endpoint.
+type EndpointPath struct {
+	WorkspaceQuery
 	Endpoint string `path:"endpoint" minLength:"1" maxLength:"128" doc:"The endpoint"`
 }
 
@@ -28,7 +29,7 @@ func (s *server) registerEndpoints(api huma.API) {
 	huma.Register(api, huma.Operation{
 		OperationID: "get-endpoint", Method: http.MethodGet, Path: "/v1/endpoints/{endpoint}", Tags: []string{"endpoints"},
 		Summary: "Get an endpoint",
-	}, func(ctx context.Context, in *endpointPath) (*struct{ Body registry.Endpoint }, error) {
+	}, func(ctx context.Context, in *EndpointPath) (*struct{ Body registry.Endpoint }, error) {
 		e, err := s.cfg.Endpoints.Endpoint(ctx, in.Workspace, in.Endpoint)
 		if err != nil {
 			return nil, s.problem(ctx, err)
@@ -38,7 +39,7 @@ func (s *server) registerEndpoints(api huma.API) {
 	huma.Register(api, huma.Operation{
 		OperationID: "delete-endpoint", Method: http.MethodDelete, Path: "/v1/endpoints/{endpoint}", Tags: []string{"endpoints"},
 		Summary: "Stop an endpoint's instances and forget it",
-	}, func(ctx context.Context, in *endpointPath) (*struct{}, error) {
+	}, func(ctx context.Context, in *EndpointPath) (*struct{}, error) {
 		if err := s.cfg.Endpoints.DeleteEndpoint(ctx, in.Workspace, in.Endpoint, holderOf(ctx)); err != nil {
 			return nil, s.problem(ctx, err)
 		}
@@ -47,14 +48,14 @@ func (s *server) registerEndpoints(api huma.API) {
 }
 
 func (s *server) listEndpoints(ctx context.Context, in *struct {
-	workspaceQuery
-	pageQuery
+	WorkspaceQuery
+	PageQuery
 }) (*struct{ Body EndpointPage }, error) {
 	endpoints, err := s.cfg.Endpoints.Endpoints(ctx, in.Workspace)
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
 	out := &struct{ Body EndpointPage }{}
-	out.Body.Endpoints, out.Body.Next = page(endpoints, in.pageQuery, func(e registry.Endpoint) string { return e.Name })
+	out.Body.Endpoints, out.Body.Next = page(endpoints, in.PageQuery, func(e registry.Endpoint) string { return e.Name })
 	return out, nil
 }

@@ -54,14 +54,18 @@ func (s *server) registerHistory(api huma.API) {
 }
 
 func (s *server) listEvents(ctx context.Context, in *struct {
-	runPath
-	After int64         `query:"after" minimum:"0" doc:"Only events after this one"`
-	Limit int           `query:"limit" minimum:"1" maximum:"1000" default:"1000" doc:"Events a page"`
-	Wait  time.Duration `query:"wait" doc:"How long to wait for an event, such as 30s; at most 60s"`
+	RunPath
+	After int64  `query:"after" minimum:"0" doc:"Only events after this one"`
+	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"1000" doc:"Events a page"`
+	Wait  string `query:"wait" maxLength:"16" doc:"How long to wait for an event, such as 30s; at most 60s"`
 }) (*struct{ Body EventPage }, error) {
+	wait, err := waitOf(in.Wait)
+	if err != nil {
+		return nil, err
+	}
 	events, err := s.cfg.History.Events(ctx, in.id(), in.After, in.Limit)
-	if err == nil && len(events) == 0 && in.Wait > 0 {
-		if err = s.await(ctx, in.id(), in.After, min(in.Wait, maxWait)); err == nil {
+	if err == nil && len(events) == 0 && wait > 0 {
+		if err = s.await(ctx, in.id(), in.After, wait); err == nil {
 			events, err = s.cfg.History.Events(ctx, in.id(), in.After, in.Limit)
 		}
 	}
@@ -75,6 +79,17 @@ func (s *server) listEvents(ctx context.Context, in *struct {
 		out.Body.Events = []run.Event{}
 	}
 	return out, nil
+}
+
+func waitOf(text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	wait, err := time.ParseDuration(text)
+	if err != nil || wait < 0 {
+		return 0, invalid("validation failed", &huma.ErrorDetail{Location: "query.wait", Message: "want a duration such as 30s", Value: text})
+	}
+	return min(wait, maxWait), nil
 }
 
 // await waits for an event after the given one. Running out of time is no
@@ -97,8 +112,8 @@ func (s *server) await(ctx context.Context, id run.ID, after int64, wait time.Du
 const maxPoints = 100_000
 
 func (s *server) listMetrics(ctx context.Context, in *struct {
-	runPath
-	nodeQuery
+	RunPath
+	NodeQuery
 	Metric    string `query:"metric" maxLength:"256" doc:"Only this metric"`
 	AfterStep int64  `query:"after_step" default:"-1" doc:"Only values of later steps"`
 	Limit     int    `query:"limit" minimum:"1" maximum:"100000" default:"10000" doc:"Values a page"`
@@ -122,8 +137,8 @@ func (s *server) listMetrics(ctx context.Context, in *struct {
 }
 
 func (s *server) getLogs(ctx context.Context, in *struct {
-	runPath
-	nodeQuery
+	RunPath
+	NodeQuery
 	Attempt int    `query:"attempt" minimum:"0" doc:"The attempt; 0 for the last"`
 	Stream  string `query:"stream" enum:"stdout,stderr" default:"stdout"`
 	Tail    int64  `query:"tail" minimum:"0" maximum:"104857600" doc:"Only this many bytes from the end; 0 for all"`
@@ -175,8 +190,8 @@ func (t *textWriter) Write(p []byte) (int, error) {
 }
 
 func (s *server) getLineage(ctx context.Context, in *struct {
-	digestPath
-	workspaceQuery
+	DigestPath
+	WorkspaceQuery
 }) (*struct{ Body run.Lineage }, error) {
 	l, err := s.cfg.History.Lineage(ctx, in.Workspace, in.Digest)
 	if err != nil {

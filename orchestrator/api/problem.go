@@ -1,14 +1,12 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/hashicorp/hcl/v2"
 
 	"github.com/drover-ml/drover/internal/artifact"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
@@ -54,7 +52,7 @@ func (s *server) problem(ctx context.Context, err error) *Problem {
 	switch {
 	case errors.As(err, &file):
 		p := invalid("The pipeline file has problems.")
-		p.Diagnostics = Diagnostics(file.Diags, file.Source)
+		p.Diagnostics = pipeline.Describe(file.Diags, map[string][]byte{file.Filename: file.Source})
 		return p
 	case errors.As(err, &known):
 		p := newProblem(statusOf[known.Kind], known.Message)
@@ -94,30 +92,3 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // the client has left, then
 }
-
-// Diagnostics turns the problems of a pipeline file into what the API tells of
-// them.
-func Diagnostics(diags hcl.Diagnostics, source []byte) []pipeline.Diagnostic {
-	lines := bytes.Split(source, []byte("\n"))
-	out := make([]pipeline.Diagnostic, len(diags))
-	for i, d := range diags {
-		x := pipeline.Diagnostic{Severity: "error", Summary: d.Summary, Detail: d.Detail}
-		if d.Severity == hcl.DiagWarning {
-			x.Severity = "warning"
-		}
-		if r := d.Subject; r != nil {
-			x.File = r.Filename
-			x.Start = &pipeline.Position{Line: r.Start.Line, Column: r.Start.Column}
-			x.End = &pipeline.Position{Line: r.End.Line, Column: r.End.Column}
-			if n := r.Start.Line; n >= 1 && n <= len(lines) {
-				line := bytes.TrimRight(lines[n-1], "\r")
-				x.Snippet = string(line[:min(len(line), maxSnippet)])
-			}
-		}
-		out[i] = x
-	}
-	return out
-}
-
-// maxSnippet is how many bytes of a line a snippet shows.
-const maxSnippet = 400

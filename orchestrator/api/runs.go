@@ -41,11 +41,12 @@ func summarize(r run.Run) RunSummary {
 	}
 }
 
-type runPath struct {
+// RunPath names a run.
+type RunPath struct {
 	ID string `path:"id" minLength:"1" maxLength:"32" pattern:"^[a-z0-9]+$" doc:"The run"`
 }
 
-func (p runPath) id() run.ID { return run.ID(p.ID) }
+func (p RunPath) id() run.ID { return run.ID(p.ID) }
 
 type runBody struct{ Body run.Run }
 
@@ -76,14 +77,14 @@ func (s *server) registerRuns(api huma.API) {
 	huma.Register(api, huma.Operation{
 		OperationID: "get-run", Method: http.MethodGet, Path: "/v1/runs/{id}", Tags: []string{"runs"},
 		Summary: "Get a run with its nodes",
-	}, func(ctx context.Context, in *runPath) (*runBody, error) {
+	}, func(ctx context.Context, in *RunPath) (*runBody, error) {
 		return s.getRun(ctx, in.id())
 	})
 	huma.Register(api, huma.Operation{
 		OperationID: "cancel-run", Method: http.MethodPost, Path: "/v1/runs/{id}/cancel", Tags: []string{"runs"},
 		Summary:     "Cancel a run",
 		Description: "Stops its tasks; steps that run on exit still run. Cancelling a run that has ended is a conflict.",
-	}, func(ctx context.Context, in *runPath) (*runBody, error) {
+	}, func(ctx context.Context, in *RunPath) (*runBody, error) {
 		if err := s.cfg.Runs.Cancel(ctx, in.id(), holderOf(ctx)); err != nil {
 			return nil, s.problem(ctx, err)
 		}
@@ -93,7 +94,7 @@ func (s *server) registerRuns(api huma.API) {
 		OperationID: "retry-run", Method: http.MethodPost, Path: "/v1/runs/{id}/retry", Tags: []string{"runs"},
 		Summary:     "Take up a run that failed or was cancelled",
 		Description: "What succeeded stays; everything else is tried again.",
-	}, func(ctx context.Context, in *runPath) (*runBody, error) {
+	}, func(ctx context.Context, in *RunPath) (*runBody, error) {
 		r, err := s.cfg.Runs.Retry(ctx, in.id(), holderOf(ctx))
 		if err != nil {
 			return nil, s.problem(ctx, err)
@@ -104,24 +105,6 @@ func (s *server) registerRuns(api huma.API) {
 
 type submissionBody struct {
 	Body run.Submission
-}
-
-// Resolve checks what the schema cannot say.
-func (b *submissionBody) Resolve(huma.Context) []error {
-	var errs []error
-	at := func(field, message string) {
-		errs = append(errs, &huma.ErrorDetail{Location: "body." + field, Message: message})
-	}
-	if b.Body.Source == "" {
-		at("source", "the pipeline file is empty")
-	}
-	if b.Body.Filename == "" {
-		at("filename", "give the pipeline file's name, which diagnostics show")
-	}
-	if len(b.Body.Key) > 128 {
-		at("key", "at most 128 characters")
-	}
-	return errs
 }
 
 // submission is what the request asks for, from who the token says it is.
@@ -161,7 +144,7 @@ func (s *server) getRun(ctx context.Context, id run.ID) (*runBody, error) {
 }
 
 func (s *server) listRuns(ctx context.Context, in *struct {
-	workspaceQuery
+	WorkspaceQuery
 	Pipeline string `query:"pipeline" maxLength:"128" doc:"Only runs of this pipeline"`
 	Phase    string `query:"phase" enum:"waiting,queued,running,succeeded,failed,skipped,cancelled" doc:"Only runs in this phase"`
 	Limit    int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Runs a page"`
@@ -183,15 +166,15 @@ func (s *server) listRuns(ctx context.Context, in *struct {
 	return out, nil
 }
 
-// nodeQuery names a node, and a trial of it. The engine knows which there are.
-type nodeQuery struct {
+// NodeQuery names a node, and a trial of it. The engine knows which there are.
+type NodeQuery struct {
 	Node  string `query:"node" maxLength:"256" doc:"The node, as step.train"`
 	Trial int    `query:"trial" minimum:"-1" default:"-1" doc:"The trial of a sweep; -1 for none"`
 }
 
-func (q nodeQuery) node() pipeline.NodeID { return pipeline.NodeID(q.Node) }
+func (q NodeQuery) node() pipeline.NodeID { return pipeline.NodeID(q.Node) }
 
-func (q nodeQuery) trial() *int {
+func (q NodeQuery) trial() *int {
 	if q.Trial < 0 {
 		return nil
 	}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 
 	"github.com/drover-ml/drover/orchestrator/api"
 )
@@ -69,10 +68,10 @@ func (c *Client) VerifyArtifact(ctx context.Context, digest string) (api.Verific
 	return v, err
 }
 
-// ArtifactFile downloads a file of an artefact. The caller closes it, and
-// compares what it read with the file's digest.
-func (c *Client) ArtifactFile(ctx context.Context, digest, path string) (io.ReadCloser, error) {
-	resp, err := c.send(ctx, request{method: http.MethodGet, path: artifactPath(digest) + "/files/" + escapePath(path)})
+// Blob downloads a blob. The caller closes it, and compares what it read with
+// the digest.
+func (c *Client) Blob(ctx context.Context, digest string) (io.ReadCloser, error) {
+	resp, err := c.send(ctx, request{method: http.MethodGet, path: "/v1/blobs/" + segment(digest)})
 	if err != nil {
 		return nil, err
 	}
@@ -80,16 +79,3 @@ func (c *Client) ArtifactFile(ctx context.Context, digest, path string) (io.Read
 }
 
 func artifactPath(digest string) string { return "/v1/artifacts/" + segment(digest) }
-
-// escapePath escapes each segment of a path. An artefact that is one file has
-// the path "." in its manifest and "-" in URLs, out of which a dot is cleaned.
-func escapePath(path string) string {
-	if path == "." {
-		return "-"
-	}
-	parts := strings.Split(path, "/")
-	for i := range parts {
-		parts[i] = segment(parts[i])
-	}
-	return strings.Join(parts, "/")
-}

@@ -81,7 +81,11 @@ func (e *Error) Error() string {
 	if e.Detail == "" {
 		return fmt.Sprintf("%s %s: %s", e.Method, e.Path, http.StatusText(e.Status))
 	}
-	return strings.TrimSuffix(e.Detail, ".")
+	text := strings.TrimSuffix(e.Detail, ".")
+	if len(e.Errors) == 1 && e.Errors[0].Message != e.Detail {
+		text += ": " + e.Errors[0].Location + ": " + e.Errors[0].Message
+	}
+	return text
 }
 
 // IsNotFound reports whether the server does not have what was asked for.
