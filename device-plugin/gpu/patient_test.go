@@ -3,6 +3,7 @@ package gpu_test
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,12 +14,12 @@ import (
 // hanging is a source whose Inventory waits for release.
 type hanging struct {
 	gpu.Source
-	calls   int
+	calls   atomic.Int32
 	release chan struct{}
 }
 
 func (h *hanging) Inventory(context.Context) (gpu.Inventory, error) {
-	h.calls++
+	h.calls.Add(1)
 	<-h.release
 	return healthy(1), nil
 }
@@ -37,8 +38,8 @@ func TestPatientGivesUpAndRecovers(t *testing.T) {
 				t.Fatalf("waited %s", waited)
 			}
 		}
-		if h.calls != 1 {
-			t.Errorf("%d calls pile up behind the one that hangs", h.calls)
+		if n := h.calls.Load(); n != 1 {
+			t.Errorf("%d calls pile up behind the one that hangs", n)
 		}
 		close(h.release)
 		synctest.Wait()

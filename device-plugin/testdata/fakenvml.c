@@ -1,5 +1,5 @@
 // A stand-in for libnvidia-ml.so.1 with one GPU and the functions without
-// which nothing can be listed. The file named by FAKE_NVML_RESULT, if there,
+// which nothing can be listed or found. The file named by FAKE_NVML_RESULT, if there,
 // holds what nvmlInit_v2 and nvmlDeviceGetCount_v2 return.
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +28,11 @@ int nvmlDeviceGetCount_v2(unsigned *n) {
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **device) {
 	*device = (void *)0x1;
 	return 0;
+}
+
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
+	*device = (void *)0x1;
+	return strcmp(uuid, "GPU-fake") ? 6 : 0;
 }
 
 int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
