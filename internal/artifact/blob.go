@@ -269,7 +269,7 @@ func (s *Store) publish(b staged) error {
 	if b.temp == "" {
 		return s.touch(b.digest)
 	}
-	err := os.MkdirAll(filepath.Dir(s.blobFile(b.digest)), 0o755)
+	err := os.MkdirAll(filepath.Dir(s.blobFile(b.digest)), dirMode)
 	if err == nil {
 		err = os.Rename(b.temp, s.blobFile(b.digest))
 	}

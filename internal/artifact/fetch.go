@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -110,50 +111,86 @@ func (s *Store) Verify(ctx context.Context, d Digest) error {
 //
 // Files are copies: nothing done to them reaches the store.
 func (s *Store) Fetch(ctx context.Context, d Digest, dest string, opts ...FetchOption) error {
-	if err := s.fetch(ctx, d, dest, opts); err != nil {
+	abs, err := filepath.Abs(dest)
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(filepath.Dir(abs))
+	if err != nil {
 		return fmt.Errorf("fetching artifact %s to %s: %w", clip(string(d)), dest, err)
 	}
-	return nil
+	defer root.Close()
+	return s.FetchAt(ctx, d, root, filepath.Base(abs), opts...)
 }
 
-func (s *Store) fetch(ctx context.Context, d Digest, dest string, opts []FetchOption) error {
+// FetchAt is Fetch to a name inside root, for folders that others can write:
+// no link in the way of the name leads out of root.
+func (s *Store) FetchAt(ctx context.Context, d Digest, root *os.Root, name string, opts ...FetchOption) error {
 	var o fetchOptions
 	for _, opt := range opts {
 		opt(&o)
 	}
-	if _, err := os.Lstat(dest); err == nil {
-		return &fs.PathError{Op: "fetch", Path: dest, Err: fs.ErrExist}
+	err := s.fetchAt(ctx, d, root, filepath.Clean(name), o)
+	if err != nil {
+		return fmt.Errorf("fetching artifact %s to %s: %w", clip(string(d)), filepath.Join(root.Name(), name), err)
+	}
+	return nil
+}
+
+func (s *Store) fetchAt(ctx context.Context, d Digest, root *os.Root, name string, o fetchOptions) error {
+	// From here on the folder is held, whatever becomes of its name.
+	folder, err := root.OpenRoot(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	base := filepath.Base(name)
+	if _, err := folder.Lstat(base); err == nil {
+		return &fs.PathError{Op: "fetch", Path: base, Err: fs.ErrExist}
 	}
 	m, err := s.manifest(ctx, d)
 	if err != nil {
 		return err
 	}
-	temp := filepath.Join(filepath.Dir(dest), "."+filepath.Base(dest)+".fetch-"+rand.Text())
-	if err := s.writeArtifact(ctx, m, temp, o); err != nil {
-		return errors.Join(err, os.RemoveAll(temp))
+	here, err := folder.Open(".") // before the writes, to see their errors when it is synced
+	if err != nil {
+		return err
 	}
-	if err := renameNew(temp, dest); err != nil {
-		return errors.Join(err, os.RemoveAll(temp))
+	defer here.Close()
+	temp := "." + base + ".fetch-" + rand.Text()
+	err = s.writeArtifact(ctx, m, folder, temp, o)
+	if err == nil && o.durable {
+		err = syncFilesystem(here)
+	}
+	if err == nil {
+		err = renameNew(folder, here, temp, base)
+	}
+	if err != nil {
+		return errors.Join(err, folder.RemoveAll(temp))
 	}
 	if o.durable {
-		return syncDir(filepath.Dir(dest))
+		return here.Sync()
 	}
 	return nil
 }
 
-func (s *Store) writeArtifact(ctx context.Context, m Manifest, temp string, o fetchOptions) error {
-	fsys, err := os.Open(filepath.Dir(temp)) // before the writes, to see their errors
+func (s *Store) writeArtifact(ctx context.Context, m Manifest, folder *os.Root, temp string, o fetchOptions) error {
+	if m.Kind == KindFile {
+		return s.writeFile(ctx, m.Files[0], folder, temp, o)
+	}
+	if err := folder.Mkdir(temp, 0o755); err != nil {
+		return err
+	}
+	tree, err := folder.OpenRoot(temp)
 	if err != nil {
 		return err
 	}
-	defer fsys.Close()
-	if m.Kind == KindDir {
-		if err := makeDirs(m, temp); err != nil {
-			return err
-		}
+	defer tree.Close()
+	if err := makeDirs(m, tree); err != nil {
+		return err
 	}
 	err = forEachFile(ctx, m, func(ctx context.Context, e Entry) error {
-		return s.writeFile(ctx, e, filepath.Join(temp, filepath.FromSlash(e.Path)), o)
+		return s.writeFile(ctx, e, tree, e.Path, o)
 	})
 	if err != nil {
 		return err
@@ -162,18 +199,15 @@ func (s *Store) writeArtifact(ctx context.Context, m Manifest, temp string, o fe
 		if e.Link == "" {
 			continue
 		}
-		if err := os.Symlink(filepath.FromSlash(e.Link), filepath.Join(temp, filepath.FromSlash(e.Path))); err != nil {
+		if err := tree.Symlink(e.Link, e.Path); err != nil {
 			return err
 		}
-	}
-	if o.durable {
-		return syncFilesystem(fsys)
 	}
 	return nil
 }
 
-// makeDirs makes every folder of the artifact under temp, parents first.
-func makeDirs(m Manifest, temp string) error {
+// makeDirs makes every folder of the artifact, parents first.
+func makeDirs(m Manifest, tree *os.Root) error {
 	need := map[string]bool{}
 	add := func(dir string) {
 		for ; dir != "." && !need[dir]; dir = path.Dir(dir) {
@@ -186,21 +220,16 @@ func makeDirs(m Manifest, temp string) error {
 	for _, d := range m.Dirs {
 		add(d)
 	}
-	dirs := make([]string, 0, len(need)+1)
-	for d := range need {
-		dirs = append(dirs, d)
-	}
-	slices.Sort(dirs)
-	for _, d := range append([]string{"."}, dirs...) {
-		if err := os.Mkdir(filepath.Join(temp, filepath.FromSlash(d)), 0o755); err != nil {
+	for _, d := range slices.Sorted(maps.Keys(need)) {
+		if err := tree.Mkdir(d, 0o755); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Store) writeFile(ctx context.Context, e Entry, name string, o fetchOptions) (err error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+func (s *Store) writeFile(ctx context.Context, e Entry, tree *os.Root, name string, o fetchOptions) (err error) {
+	f, err := tree.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func (s *Store) PutRecord(ctx context.Context, key string, v any) error {
 
 func (s *Store) publishRecord(tmp, file string) error {
 	dir := filepath.Dir(file)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, dirMode); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, file); err != nil {

@@ -102,6 +102,9 @@ func sweepScratch(parent string) error {
 			_ = os.Remove(dir) // only if it is empty
 			continue
 		}
+		if errors.Is(err, fs.ErrPermission) {
+			continue // another user's, who will sweep it
+		}
 		if err != nil {
 			return err
 		}

@@ -64,8 +64,8 @@ func (e *CorruptError) Error() string {
 //	tmp/<random>/            files being written by one live process
 //	corrupt/<64 hex>         blobs that failed verification
 //
-// The folder is made with mode 0700 if it is missing; what is inside is
-// readable to all who may enter, so its mode alone says who may.
+// The folder is made with mode 0700 if it is missing. What is inside can be
+// read by all who may enter, so its mode alone says who may.
 type Store struct {
 	dir string
 	url string
@@ -81,6 +81,10 @@ const (
 	recordsDir = "records"
 	tmpDir     = "tmp"
 	corruptDir = "corrupt"
+
+	// dirMode is of the folders inside the store, less the umask: with a umask
+	// of 0002, users of one group can share a store.
+	dirMode fs.FileMode = 0o777
 )
 
 // Open opens the store at a URL, file:///absolute/path, and makes one there if
@@ -162,7 +166,7 @@ func (s *Store) prepare() error {
 		return err
 	}
 	for _, d := range []string{blobsDir, recordsDir, tmpDir, corruptDir} {
-		if err := os.MkdirAll(s.path(d), 0o755); err != nil {
+		if err := os.MkdirAll(s.path(d), dirMode); err != nil {
 			return err
 		}
 	}

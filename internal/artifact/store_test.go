@@ -257,6 +257,26 @@ func TestPutRefuses(t *testing.T) {
 		if _, _, err := s.PutAt(context.Background(), root, "etc/hostname"); err == nil {
 			t.Error("read a file outside the root")
 		}
+		outside := t.TempDir()
+		if err := os.Symlink(outside, dir+"/out"); err != nil {
+			t.Fatal(err)
+		}
+		writeTree(t, dir, map[string]string{"in/f": "x"})
+		d, _, err := s.PutAt(context.Background(), root, "in/f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"out/f", "../f", ".", ""} {
+			if err := s.FetchAt(context.Background(), d, root, name); err == nil {
+				t.Errorf("fetched to %q", name)
+			}
+		}
+		if err := s.FetchAt(context.Background(), d, root, "in/g"); err != nil {
+			t.Error(err)
+		}
+		if left, _ := os.ReadDir(outside); len(left) != 0 {
+			t.Errorf("wrote outside the root: %v", left)
+		}
 	})
 }
 

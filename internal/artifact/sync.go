@@ -16,9 +16,9 @@ func syncDir(dir string) error {
 	return f.Sync()
 }
 
-func renameIfAbsent(oldpath, newpath string) error {
-	if _, err := os.Lstat(newpath); err == nil {
-		return &os.LinkError{Op: "rename", Old: oldpath, New: newpath, Err: fs.ErrExist}
+func renameIfAbsent(folder *os.Root, oldname, newname string) error {
+	if _, err := folder.Lstat(newname); err == nil {
+		return &os.LinkError{Op: "rename", Old: oldname, New: newname, Err: fs.ErrExist}
 	}
-	return os.Rename(oldpath, newpath)
+	return folder.Rename(oldname, newname)
 }

@@ -20,14 +20,16 @@ func syncFilesystem(f *os.File) error {
 	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
 }
 
-// renameNew renames without replacing what is at newpath.
-func renameNew(oldpath, newpath string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, oldpath, unix.AT_FDCWD, newpath, unix.RENAME_NOREPLACE)
+// renameNew renames inside a folder, open twice, without replacing what has
+// the new name.
+func renameNew(folder *os.Root, open *os.File, oldname, newname string) error {
+	fd := int(open.Fd())
+	err := unix.Renameat2(fd, oldname, fd, newname, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		return renameIfAbsent(oldpath, newpath) // the file system cannot
+		return renameIfAbsent(folder, oldname, newname) // the file system cannot
 	}
 	if err != nil {
-		return &os.LinkError{Op: "rename", Old: oldpath, New: newpath, Err: err}
+		return &os.LinkError{Op: "rename", Old: oldname, New: newname, Err: err}
 	}
 	return nil
 }

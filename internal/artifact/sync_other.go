@@ -15,4 +15,6 @@ func syncFilesystem(*os.File) error {
 	return nil
 }
 
-func renameNew(oldpath, newpath string) error { return renameIfAbsent(oldpath, newpath) }
+func renameNew(folder *os.Root, _ *os.File, oldname, newname string) error {
+	return renameIfAbsent(folder, oldname, newname)
+}

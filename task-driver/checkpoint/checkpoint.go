@@ -93,10 +93,22 @@ const (
 // for Scan and Export, which may run beside anything.
 type Dir struct{ root *os.Root }
 
-// Open opens a checkpoint folder that exists. Close it.
+// Open opens a checkpoint folder that exists, and that is no link. Close it.
 func Open(path string) (*Dir, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
+		return nil, fmt.Errorf("opening checkpoint folder: %w", err)
+	}
+	named, err := os.Lstat(path)
+	var opened fs.FileInfo
+	if err == nil {
+		opened, err = root.Stat(".")
+	}
+	if err == nil && !os.SameFile(named, opened) {
+		err = fmt.Errorf("%s is a symbolic link, or was replaced just now", path)
+	}
+	if err != nil {
+		root.Close()
 		return nil, fmt.Errorf("opening checkpoint folder: %w", err)
 	}
 	return &Dir{root: root}, nil

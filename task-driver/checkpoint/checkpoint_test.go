@@ -284,6 +284,15 @@ func TestLinksLeadNobodyElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Symlink(f.path, filepath.Join(outside, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := checkpoint.Open(filepath.Join(outside, "link")); err == nil {
+		t.Error("opened a folder by a link")
+	}
+	if err := os.Remove(filepath.Join(outside, "link")); err != nil {
+		t.Fatal(err)
+	}
 	if got, _ := f.newest(); got != 1 {
 		t.Errorf("Newest = %d, want 1", got)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -132,7 +131,7 @@ func (d *Dir) importStep(ctx context.Context, store *artifact.Store, key string,
 	if err := d.root.RemoveAll(temp); err != nil {
 		return Seal{}, err
 	}
-	if err := store.Fetch(ctx, digest, filepath.Join(d.root.Name(), temp), artifact.Durable()); err != nil {
+	if err := store.FetchAt(ctx, digest, d.root, temp, artifact.Durable()); err != nil {
 		return Seal{}, err
 	}
 	if err := d.root.Rename(temp, stepName(step)); err != nil {
