@@ -3,6 +3,7 @@ package pipeline
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -18,6 +19,14 @@ type fields struct {
 	repeated []string
 }
 
+// article is "A gate", "An output".
+func article(noun string) string {
+	if strings.ContainsRune("aeio", rune(noun[0])) {
+		return "An " + noun
+	}
+	return "A " + noun
+}
+
 // checkFields reports what body holds beyond f, and blocks that are there
 // twice and must not be.
 func (s *scope) checkFields(body *hclsyntax.Body, what string, f fields) {
@@ -29,7 +38,7 @@ func (s *scope) checkFields(body *hclsyntax.Body, what string, f fields) {
 				fmt.Sprintf("%s is a block here: write %s { … } without the equals sign.", name, name)))
 		default:
 			s.diags = append(s.diags, problem(attr.NameRange, "Unknown attribute",
-				fmt.Sprintf("A %s has no attribute %q.%s", what, name, s.suggest(name, slices.Concat(f.attrs, f.blocks)))))
+				fmt.Sprintf("%s has no attribute %q.%s", article(what), name, s.suggest(name, slices.Concat(f.attrs, f.blocks)))))
 		}
 	}
 	first := map[string]*hclsyntax.Block{}
@@ -47,7 +56,7 @@ func (s *scope) checkFields(body *hclsyntax.Body, what string, f fields) {
 				fmt.Sprintf("%s is an attribute here: write %s = { … } with an equals sign.", b.Type, b.Type)))
 		default:
 			s.diags = append(s.diags, problem(b.DefRange(), "Unknown block",
-				fmt.Sprintf("A %s has no block %q.%s", what, b.Type, s.suggest(b.Type, slices.Concat(f.blocks, f.attrs)))))
+				fmt.Sprintf("%s has no block %q.%s", article(what), b.Type, s.suggest(b.Type, slices.Concat(f.blocks, f.attrs)))))
 		}
 	}
 }
@@ -74,7 +83,7 @@ func (s *scope) label(b *hclsyntax.Block, of string) (string, hcl.Range) {
 		return b.Labels[0], b.LabelRanges[0]
 	}
 	s.diags = append(s.diags, problem(b.DefRange(), "Wrong number of labels",
-		fmt.Sprintf("A %s block has one label, its name: %s \"name\" { … }.", of, of)))
+		fmt.Sprintf("%s block has one label, its name: %s \"name\" { … }.", article(of), of)))
 	return "", b.DefRange()
 }
 

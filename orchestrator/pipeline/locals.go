@@ -101,6 +101,10 @@ func (l *local) value(k *knowledge) (cty.Value, hcl.Diagnostics) {
 		return v, nil
 	}
 	v, diags := l.bound.value(k)
+	if !diags.HasErrors() && sizeOf(v, maxValueBytes) > maxValueBytes {
+		diags = append(diags, problem(l.attr.Expr.Range(), "Value too large",
+			fmt.Sprintf("local.%s is larger than %d bytes. Data belongs in a dataset.", l.name, maxValueBytes)))
+	}
 	if diags.HasErrors() {
 		if k.results != nil {
 			return v, diags

@@ -154,7 +154,7 @@ func (p *parser) declare(block *hclsyntax.Block) {
 			d.Detail += fmt.Sprintf(" Both would write the output %q.", shared)
 		}
 		p.diags = append(p.diags, d)
-	} else {
+	} else if kind != KindModel && kind != KindEndpoint { // their names must do for more, and are checked there
 		p.checkIdentifier(name, at, block.Type)
 	}
 	e := &entity{kind: kind, name: name, block: block, bestParams: cty.DynamicPseudoType}
@@ -242,10 +242,6 @@ func (s *scope) expand(e *entity) {
 
 // entity makes the nodes of a block.
 func (p *parser) entity(e *entity) {
-	if attr := e.block.Body.Attributes["for_each"]; attr != nil && !e.hasEach {
-		p.diags = append(p.diags, problem(attr.NameRange, "No for_each here",
-			fmt.Sprintf("Only steps and sweeps can have for_each, not a %s.", e.kind)))
-	}
 	if !e.hasEach || e.broken {
 		// what is wrong with a block besides its for_each is worth telling too
 		at := place{}

@@ -20,6 +20,7 @@ const (
 	maxInstances   = 10_000 // of one for_each
 	maxTrials      = 10_000 // of one sweep
 	maxEdges       = 1_000_000
+	maxValueBytes  = 1 << 20 // of a local: each may hold the one before twice
 )
 
 // readSource parses src into a syntax tree. The body is nil if there is none

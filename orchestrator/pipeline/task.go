@@ -242,7 +242,7 @@ func paramsOf(v cty.Value) (map[string]any, error) {
 		return nil, nil
 	}
 	if !ty.IsObjectType() && !ty.IsMapType() {
-		return nil, fmt.Errorf("params is an object, { name = value, … }, not a %s", ty.FriendlyName())
+		return nil, fmt.Errorf("parameters are an object, { name = value, … }, not a %s", ty.FriendlyName())
 	}
 	if !v.IsKnown() {
 		return nil, nil
@@ -305,16 +305,21 @@ func (b *nodeBuilder) inputs(step *Step) {
 
 // artefact takes in an expression whose value is an artefact's digest.
 func (b *nodeBuilder) artefact(expr hclsyntax.Expression) *boundValue {
+	const hint = "from takes an artefact, such as dataset.name or step.name.output.name"
+	if t, diags := hcl.AbsTraversalForExpr(expr); !diags.HasErrors() && isEntityKind(t.RootName()) {
+		ref, diags := b.reference(t)
+		if !diags.HasErrors() && !ref.all && ref.entity.kind != KindDataset && ref.part != "output" && ref.part != "best" {
+			what := "the " + ref.part + " of a " + string(ref.entity.kind)
+			if ref.part == "" {
+				what = "all of a " + string(ref.entity.kind)
+			}
+			b.report(problem(expr.Range(), "Not an artefact", fmt.Sprintf("This is %s; %s.", what, hint)))
+			return nil
+		}
+	}
 	value := b.later(expr, cty.String, "from")
 	if value == nil {
 		return nil
-	}
-	const hint = "from takes an artefact, such as dataset.name or step.name.output.name"
-	if t, ok := expr.(*hclsyntax.ScopeTraversalExpr); ok && len(value.refs) == 1 && isEntityKind(t.Traversal.RootName()) {
-		if ref := value.refs[0]; ref.entity.kind != KindDataset && ref.part != "output" && ref.part != "best" {
-			b.report(problem(expr.Range(), "Not an artefact", fmt.Sprintf("This is the %s of a %s; %s.", ref.part, ref.entity.kind, hint)))
-			return nil
-		}
 	}
 	if value.early.IsKnown() && !digest.MatchString(value.early.AsString()) {
 		b.report(problem(expr.Range(), "Not an artefact", hint+"; a digest is written sha256: and 64 hexadecimal digits."))

@@ -97,3 +97,24 @@ func numberValue(f float64) (cty.Value, bool) {
 	}
 	return cty.NumberFloatVal(f), true
 }
+
+// sizeOf is about how many bytes v takes; counting stops beyond limit.
+func sizeOf(v cty.Value, limit int) int {
+	const overhead = 16 // of any value
+	if !v.IsKnown() || v.IsNull() {
+		return overhead
+	}
+	if v.Type() == cty.String {
+		return overhead + len(v.AsString())
+	}
+	size := overhead
+	if v.CanIterateElements() {
+		for key, element := range v.Elements() {
+			size += sizeOf(key, limit) + sizeOf(element, limit-size)
+			if size > limit {
+				break
+			}
+		}
+	}
+	return size
+}

@@ -1,0 +1,6 @@
+pipeline "p" {}
+
+step "a" {
+  command = ["x"
+  output "o" {}
+}

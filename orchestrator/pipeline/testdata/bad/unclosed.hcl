@@ -1,0 +1,4 @@
+pipeline "p" {}
+
+step "a" {
+  command = ["x"]
