@@ -21,16 +21,19 @@ import (
 
 func TestConformance(t *testing.T) {
 	t.Run("boards", func(t *testing.T) {
+		t.Parallel()
 		conformance.Run(t, conformance.Config{
 			Path: pluginBinary(t), Plugin: map[string]any{"simulate": "dgx-h100", "simulate_node": "n"},
 		})
 	})
 	t.Run("slices", func(t *testing.T) {
+		t.Parallel()
 		conformance.Run(t, conformance.Config{
 			Path: pluginBinary(t), Plugin: map[string]any{"simulate": "2xa100-80gb/all-balanced", "simulate_node": "n"}, Only: []string{"device/"},
 		})
 	})
 	t.Run("library", func(t *testing.T) {
+		t.Parallel()
 		conformance.Run(t, conformance.Config{
 			Path: pluginBinary(t), Env: []string{"LD_LIBRARY_PATH=" + fakeNVML(t)}, Only: []string{"start/", "device/"},
 		})

@@ -54,7 +54,7 @@ func openSource(s settings, log hclog.Logger) gpu.Source {
 	if s.machine != nil {
 		return simulated.New(simulated.Config{Machine: *s.machine, FaultFile: s.faults, Logger: log})
 	}
-	return gpu.Patient(nvml.New(nvml.Config{}), patience)
+	return &patient{Source: nvml.New(nvml.Config{}), limit: patience}
 }
 
 func (p *plugin) Info() base.Info {

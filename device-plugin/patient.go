@@ -1,35 +1,44 @@
-package gpu
+package main
 
 import (
 	"context"
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/drover-ml/drover/device-plugin/gpu"
 )
 
-// Patient wraps a source whose calls may hang, as those into a driver do when
+// patient wraps a source whose calls may hang, as those into a driver do when
 // a GPU is dying: a call that takes longer than limit answers with an error,
 // and goes on in the background. Until it returns, further calls wait for it
 // rather than pile up behind it.
-func Patient(src Source, limit time.Duration) Source {
-	return &patient{Source: src, limit: limit}
-}
-
 type patient struct {
-	Source
+	gpu.Source
 	limit     time.Duration
-	inventory flight[Inventory]
-	sample    flight[map[ID]Sample]
+	inventory flight[gpu.Inventory]
+	sample    flight[map[gpu.ID]gpu.Sample]
+	closing   flight[struct{}]
 }
 
-func (p *patient) Inventory(ctx context.Context) (Inventory, error) {
+// closePatience is below the two seconds that an agent gives a plugin to end.
+const closePatience = time.Second
+
+func (p *patient) Inventory(ctx context.Context) (gpu.Inventory, error) {
 	return p.inventory.wait(ctx, p.limit, p.Source.Inventory)
 }
 
-func (p *patient) Sample(ctx context.Context, ids []ID) (map[ID]Sample, error) {
-	return p.sample.wait(ctx, p.limit, func(ctx context.Context) (map[ID]Sample, error) {
+func (p *patient) Sample(ctx context.Context, ids []gpu.ID) (map[gpu.ID]gpu.Sample, error) {
+	return p.sample.wait(ctx, p.limit, func(ctx context.Context) (map[gpu.ID]gpu.Sample, error) {
 		return p.Source.Sample(ctx, ids)
 	})
+}
+
+func (p *patient) Close() error {
+	_, err := p.closing.wait(context.Background(), closePatience, func(context.Context) (struct{}, error) {
+		return struct{}{}, p.Source.Close()
+	})
+	return err
 }
 
 // flight is a call of which at most one is under way.

@@ -1,4 +1,4 @@
-package gpu_test
+package main
 
 import (
 	"context"
@@ -21,13 +21,13 @@ type hanging struct {
 func (h *hanging) Inventory(context.Context) (gpu.Inventory, error) {
 	h.calls.Add(1)
 	<-h.release
-	return healthy(1), nil
+	return boards("GPU-0"), nil
 }
 
 func TestPatientGivesUpAndRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &hanging{release: make(chan struct{})}
-		src := gpu.Patient(h, 20*time.Second)
+		src := &patient{Source: h, limit: 20 * time.Second}
 		for range 3 {
 			start := time.Now()
 			_, err := src.Inventory(t.Context())
@@ -50,13 +50,32 @@ func TestPatientGivesUpAndRecovers(t *testing.T) {
 	})
 }
 
+func (h *hanging) Close() error {
+	<-h.release
+	return nil
+}
+
+func TestPatientDoesNotHangAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &hanging{release: make(chan struct{})}
+		start := time.Now()
+		if err := (&patient{Source: h, limit: time.Hour}).Close(); err == nil {
+			t.Error("no error")
+		}
+		if waited := time.Since(start); waited >= 2*time.Second {
+			t.Errorf("closing took %s; an agent kills a plugin after two seconds", waited)
+		}
+		close(h.release)
+	})
+}
+
 // panicking is a source whose Inventory panics.
 type panicking struct{ gpu.Source }
 
 func (panicking) Inventory(context.Context) (gpu.Inventory, error) { panic("boom") }
 
 func TestPatientTurnsPanicIntoError(t *testing.T) {
-	_, err := gpu.Patient(panicking{}, time.Minute).Inventory(t.Context())
+	_, err := (&patient{Source: panicking{}, limit: time.Minute}).Inventory(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "boom") {
 		t.Errorf("error is %v", err)
 	}
