@@ -174,7 +174,10 @@ func (s *Store) blobFile(d Digest) string {
 
 // setAside moves a blob that failed verification out of the way.
 func (s *Store) setAside(cause *CorruptError) error {
-	err := os.Rename(s.blobFile(cause.Digest), s.path(corruptDir, cause.Digest.Hex()))
+	err := os.MkdirAll(s.path(corruptDir), dirMode)
+	if err == nil {
+		err = os.Rename(s.blobFile(cause.Digest), s.path(corruptDir, cause.Digest.Hex()))
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(cause, err)
 	}

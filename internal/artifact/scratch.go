@@ -24,6 +24,10 @@ type scratch struct {
 }
 
 func newScratch(parent string) (*scratch, error) {
+	// A copy of a store may lack the folders that were empty.
+	if err := os.MkdirAll(parent, dirMode); err != nil {
+		return nil, err
+	}
 	for {
 		dir := filepath.Join(parent, rand.Text())
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -90,7 +94,7 @@ func removeScratch(dir string) error {
 // sweepScratch removes the folders in parent whose process is gone.
 func sweepScratch(parent string) error {
 	entries, err := os.ReadDir(parent)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, e := range entries {
