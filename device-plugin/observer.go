@@ -51,7 +51,7 @@ func (o *observer) look(ctx context.Context) ([]device.Group, error) {
 	o.looked = true
 	o.reportTrouble(err, len(o.state.Devices))
 	o.reportHealth(before)
-	return o.state.Groups(o.ignored.Visible(o.state.Devices)), err
+	return o.state.Groups(o.ignored), err
 }
 
 // reserve answers from what was seen last, and looks again before it refuses:

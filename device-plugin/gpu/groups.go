@@ -12,16 +12,16 @@ const (
 	Type   = "gpu"
 )
 
-// Groups are the device groups of a set of devices, one for each device name,
-// in the order of their first devices.
+// Groups are the device groups to offer, one for each name of a device that is
+// not ignored, in the order of their first devices.
 //
 // Nomad keys its bookkeeping on vendor/type/name, so two groups of one name
 // would overwrite each other on the server. Devices of one name are therefore
 // always in one group; see attributes for what it says where they differ.
-func (s State) Groups(devices []Device) []device.Group {
+func (s State) Groups(ignored IgnoreList) []device.Group {
 	var names []string
 	members := make(map[string][]Device)
-	for _, d := range devices {
+	for _, d := range ignored.Visible(s.Devices) {
 		if _, ok := members[d.Name]; !ok {
 			names = append(names, d.Name)
 		}

@@ -62,7 +62,7 @@ func TestGroups(t *testing.T) {
 			},
 		},
 	}
-	got := s.Groups(s.Devices)
+	got := s.Groups(nil)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("groups (-want +got):\n%s", diff)
 	}
@@ -77,7 +77,7 @@ func TestAttributesOfUnlikeDevices(t *testing.T) {
 	inv.Boards[2].Specs.PersistenceMode = "Enabled"
 	inv.Boards[2].Specs.BAR1MiB = amount(1)
 	s := gpu.State{}.Next(inv)
-	groups := s.Groups(s.Devices)
+	groups := s.Groups(nil)
 	if len(groups) != 1 || len(groups[0].Devices) != 3 {
 		t.Fatalf("devices of one name are in groups %+v, want one group: Nomad overwrites groups of one name", groups)
 	}
@@ -109,7 +109,7 @@ func TestMemoryUnits(t *testing.T) {
 		inv := healthy(1)
 		inv.Boards[0].Specs.MemoryMiB = amount(tt.mib)
 		s := gpu.State{}.Next(inv)
-		memory := s.Groups(s.Devices)[0].Attributes["memory"]
+		memory := s.Groups(nil)[0].Attributes["memory"]
 		if memory.Unit != "MiB" {
 			t.Fatalf("memory is in %q", memory.Unit)
 		}
@@ -127,7 +127,7 @@ func TestGroupsProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := gpu.State{}.Next(randomReading(t))
 		names, total := map[string]bool{}, 0
-		for _, g := range s.Groups(s.Devices) {
+		for _, g := range s.Groups(nil) {
 			if names[g.Name] {
 				t.Fatalf("two groups are named %q", g.Name)
 			}
@@ -137,7 +137,7 @@ func TestGroupsProperties(t *testing.T) {
 		if total != len(s.Devices) {
 			t.Fatalf("%d devices are in groups of %d", len(s.Devices), total)
 		}
-		if err := device.ValidateGroups(s.Groups(s.Devices)); err != nil {
+		if err := device.ValidateGroups(s.Groups(nil)); err != nil {
 			t.Fatal(err)
 		}
 	})
