@@ -13,9 +13,6 @@ import (
 	"github.com/drover-ml/drover/nomadplugin/driver"
 )
 
-// promptly is how long a call may take that has nothing to wait for.
-const promptly = 5 * time.Second
-
 func driverChecks() []check {
 	cs := []check{
 		{name: "driver/task-schema", run: checkTaskSchema,
@@ -173,7 +170,7 @@ func checkStopUnknown(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := within(ctx, promptly)
+	ctx, cancel := within(ctx, s.cfg.Patience)
 	defer cancel()
 	return p.driver.StopTask(ctx, unknownID, time.Minute, "")
 }
@@ -183,7 +180,7 @@ func checkDestroyUnknown(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := within(ctx, promptly)
+	ctx, cancel := within(ctx, s.cfg.Patience)
 	defer cancel()
 	return errors.Join(p.driver.DestroyTask(ctx, unknownID, true), p.driver.DestroyTask(ctx, unknownID, false))
 }
@@ -215,11 +212,11 @@ func checkUnknownTask(ctx context.Context, s *session) error {
 	var g errgroup.Group
 	for name, call := range calls {
 		g.Go(func() error {
-			callCtx, cancel := within(ctx, promptly)
+			callCtx, cancel := within(ctx, s.cfg.Patience)
 			defer cancel()
 			switch err := call(callCtx); {
 			case callCtx.Err() != nil:
-				return fmt.Errorf("%s did not answer within %v", name, promptly)
+				return fmt.Errorf("%s did not answer within %v", name, s.cfg.Patience)
 			case err == nil:
 				return fmt.Errorf("%s succeeded", name)
 			}
@@ -250,7 +247,7 @@ func checkRecoverGarbage(ctx context.Context, s *session) error {
 		"with garbage":          {Version: 1, State: driver.StateRunning, Config: task, DriverState: []byte{0xc1, 0xff}},
 		"of the future":         {Version: 1 << 20, State: driver.StateRunning, Config: task, DriverState: []byte("{}")},
 	} {
-		callCtx, cancel := within(ctx, promptly)
+		callCtx, cancel := within(ctx, s.cfg.Patience)
 		err := p.driver.RecoverTask(callCtx, h)
 		cancel()
 		if err == nil {

@@ -65,7 +65,7 @@ func checkExec(ctx context.Context, s *session) error {
 		return err
 	}
 	defer t.end(p)
-	r, err := p.driver.ExecTask(ctx, t.id(), shell("echo out; echo err >&2; exit 3"), promptly)
+	r, err := p.driver.ExecTask(ctx, t.id(), shell("echo out; echo err >&2; exit 3"), s.cfg.Patience)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return skipf("the driver has no unary ExecTask: script checks will not work")
 	}
@@ -84,14 +84,14 @@ func checkExecTimeout(ctx context.Context, s *session) error {
 		return err
 	}
 	defer t.end(p)
-	execCtx, cancel := within(ctx, 2*promptly)
+	execCtx, cancel := within(ctx, 2*s.cfg.Patience)
 	defer cancel()
-	r, err := p.driver.ExecTask(execCtx, t.id(), shell("exec sleep 300"), 500*time.Millisecond)
+	r, err := p.driver.ExecTask(execCtx, t.id(), shell("exec sleep 60"), 500*time.Millisecond)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return skipf("the driver has no unary ExecTask: script checks will not work")
 	}
 	if execCtx.Err() != nil {
-		return fmt.Errorf("a command with a timeout of 500 ms ran on for %v", 2*promptly)
+		return fmt.Errorf("a command with a timeout of 500 ms ran on for %v", 2*s.cfg.Patience)
 	}
 	if err == nil && r.Exit.ExitCode == 0 && r.Exit.Signal == 0 {
 		return errors.New("a command that was cut off is reported as a success")

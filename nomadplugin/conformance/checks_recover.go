@@ -41,7 +41,7 @@ func (s *session) takeUp(ctx context.Context, h *driver.Handle) (*process, error
 	if err != nil {
 		return nil, err
 	}
-	recoverCtx, cancel := within(ctx, promptly)
+	recoverCtx, cancel := within(ctx, s.cfg.Patience)
 	defer cancel()
 	return p, p.driver.RecoverTask(recoverCtx, h)
 }
@@ -69,7 +69,7 @@ func checkRecoverKnown(ctx context.Context, s *session) error {
 }
 
 func checkRecoverAfterKill(ctx context.Context, s *session) error {
-	p, t, err := s.withTask(ctx, `echo running; while [ ! -e "$NOMAD_TASK_DIR/go" ]; do sleep 0.05; done; echo went-on; sleep 300`)
+	p, t, err := s.withTask(ctx, `echo running; while [ ! -e "$NOMAD_TASK_DIR/go" ]; do sleep 0.05; done; echo went-on; sleep 60`)
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func checkRecoverEnded(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	if _, err := waitTask(ctx, p, t.id(), 2*promptly); err != nil {
+	if _, err := waitTask(ctx, p, t.id(), 2*s.cfg.Patience); err != nil {
 		return err
 	}
 	p.kill()
@@ -138,7 +138,7 @@ func checkRecoverEnded(ctx context.Context, s *session) error {
 	}
 	defer t.end(p)
 	if err == nil {
-		if _, err := waitTask(ctx, p, t.id(), 2*promptly); err != nil && strings.Contains(err.Error(), "did not return") {
+		if _, err := waitTask(ctx, p, t.id(), 2*s.cfg.Patience); err != nil && strings.Contains(err.Error(), "did not return") {
 			return err
 		}
 	}
@@ -169,7 +169,7 @@ func checkRecoverExit(ctx context.Context, s *session) error {
 		return err
 	}
 	defer t.end(p)
-	r, err := waitTask(ctx, p, t.id(), 2*promptly)
+	r, err := waitTask(ctx, p, t.id(), 2*s.cfg.Patience)
 	if err != nil {
 		return err
 	}
@@ -194,10 +194,10 @@ func checkRecoverStop(ctx context.Context, s *session) error {
 		return err
 	}
 	defer t.end(p)
-	if err := p.driver.StopTask(ctx, t.id(), promptly, ""); err != nil {
+	if err := p.driver.StopTask(ctx, t.id(), s.cfg.Patience, ""); err != nil {
 		return err
 	}
-	if _, err := waitTask(ctx, p, t.id(), promptly); err != nil {
+	if _, err := waitTask(ctx, p, t.id(), s.cfg.Patience); err != nil {
 		return err
 	}
 	return p.driver.DestroyTask(ctx, t.id(), true)

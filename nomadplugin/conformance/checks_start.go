@@ -46,7 +46,7 @@ func checkWithoutCookie(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	if err := p.waitExit(ctx, 5*time.Second); err != nil {
+	if err := p.waitExit(ctx, s.cfg.Patience); err != nil {
 		return fmt.Errorf("started without an agent: %w", err)
 	}
 	<-p.outputEnded

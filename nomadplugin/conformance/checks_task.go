@@ -81,7 +81,7 @@ func checkStart(ctx context.Context, s *session) error {
 }
 
 func checkOutput(ctx context.Context, s *session) error {
-	p, t, err := s.withTask(ctx, "echo to-stdout; echo to-stderr >&2; exec sleep 300")
+	p, t, err := s.withTask(ctx, "echo to-stdout; echo to-stderr >&2; exec sleep 60")
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func checkExitCode(ctx context.Context, s *session) error {
 			return err
 		}
 		defer t.end(p)
-		r, err := waitTask(ctx, p, t.id(), 2*promptly)
+		r, err := waitTask(ctx, p, t.id(), 2*s.cfg.Patience)
 		if err != nil {
 			return err
 		}
@@ -118,7 +118,7 @@ func checkWaitAgain(ctx context.Context, s *session) error {
 	}
 	defer t.end(p)
 	for i := range 3 {
-		r, err := waitTask(ctx, p, t.id(), 2*promptly)
+		r, err := waitTask(ctx, p, t.id(), 2*s.cfg.Patience)
 		if err != nil {
 			return fmt.Errorf("WaitTask number %d: %w", i+1, err)
 		}
@@ -130,7 +130,7 @@ func checkWaitAgain(ctx context.Context, s *session) error {
 }
 
 func checkStartTwice(ctx context.Context, s *session) error {
-	p, t, err := s.withTask(ctx, `echo started; exec sleep 300`)
+	p, t, err := s.withTask(ctx, `echo started; exec sleep 60`)
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func checkStartFailure(ctx context.Context, s *session) error {
 	}
 	_, _, err = p.driver.StartTask(ctx, t.config)
 	if err == nil {
-		r, err := waitTask(ctx, p, t.id(), 2*promptly)
+		r, err := waitTask(ctx, p, t.id(), 2*s.cfg.Patience)
 		if err == nil && r.ExitCode == 0 && r.Signal == 0 && r.Err == nil {
 			return errors.New("a command that does not exist was reported as a success")
 		}
@@ -186,13 +186,13 @@ func checkStop(ctx context.Context, s *session) error {
 		return err
 	}
 	begin := time.Now()
-	if err := p.driver.StopTask(ctx, t.id(), 2*promptly, "SIGTERM"); err != nil {
+	if err := p.driver.StopTask(ctx, t.id(), 2*s.cfg.Patience, "SIGTERM"); err != nil {
 		return err
 	}
-	if took := time.Since(begin); took > promptly {
+	if took := time.Since(begin); took > s.cfg.Patience {
 		return fmt.Errorf("StopTask took %v for a task that ends at once on SIGTERM", took.Round(time.Millisecond))
 	}
-	r, err := waitTask(ctx, p, t.id(), promptly)
+	r, err := waitTask(ctx, p, t.id(), s.cfg.Patience)
 	if err != nil {
 		return err
 	}
@@ -214,12 +214,12 @@ func checkStopKills(ctx context.Context, s *session) error {
 	if err := t.stdout.waitFor(ctx, "running"); err != nil {
 		return err
 	}
-	stopCtx, cancel := within(ctx, time.Second+2*promptly)
+	stopCtx, cancel := within(ctx, time.Second+2*s.cfg.Patience)
 	defer cancel()
 	if err := p.driver.StopTask(stopCtx, t.id(), time.Second, ""); err != nil {
 		return err
 	}
-	_, err = waitTask(ctx, p, t.id(), promptly)
+	_, err = waitTask(ctx, p, t.id(), s.cfg.Patience)
 	return err
 }
 
@@ -260,10 +260,10 @@ func checkStopEnded(ctx context.Context, s *session) error {
 		return err
 	}
 	defer t.end(p)
-	if _, err := waitTask(ctx, p, t.id(), 2*promptly); err != nil {
+	if _, err := waitTask(ctx, p, t.id(), 2*s.cfg.Patience); err != nil {
 		return err
 	}
-	stopCtx, cancel := within(ctx, promptly)
+	stopCtx, cancel := within(ctx, s.cfg.Patience)
 	defer cancel()
 	return p.driver.StopTask(stopCtx, t.id(), time.Minute, "")
 }
@@ -318,7 +318,7 @@ func checkInspect(ctx context.Context, s *session) error {
 	if err := t.touch("go"); err != nil {
 		return err
 	}
-	if _, err := waitTask(ctx, p, t.id(), 2*promptly); err != nil {
+	if _, err := waitTask(ctx, p, t.id(), 2*s.cfg.Patience); err != nil {
 		return err
 	}
 	if st, err = p.driver.InspectTask(ctx, t.id()); err != nil {
@@ -336,7 +336,7 @@ func checkTaskStats(ctx context.Context, s *session) error {
 		return err
 	}
 	defer t.end(p)
-	statsCtx, cancel := within(ctx, promptly)
+	statsCtx, cancel := within(ctx, s.cfg.Patience)
 	defer cancel()
 	readings := 0
 	err = p.driver.TaskStats(statsCtx, t.id(), 100*time.Millisecond, func(st driver.TaskStats) error {
@@ -352,7 +352,7 @@ func checkTaskStats(ctx context.Context, s *session) error {
 	case err == errEnough:
 		return nil
 	case readings == 0 && statsCtx.Err() != nil:
-		return skipf("the driver sends no statistics (at 100 ms, within %v)", promptly)
+		return skipf("the driver sends no statistics (at 100 ms, within %v)", s.cfg.Patience)
 	}
 	return fmt.Errorf("after %d readings: %w", readings, err)
 }
@@ -369,17 +369,17 @@ func checkTaskStatsOpen(ctx context.Context, s *session) error {
 }
 
 func checkDestroyRunning(ctx context.Context, s *session) error {
-	p, t, err := s.withTask(ctx, `echo $$; exec sleep 300`)
+	p, t, err := s.withTask(ctx, `echo $$; exec sleep 60`)
 	if err != nil {
 		return err
 	}
 	defer t.end(p)
 	waited := make(chan error, 1)
 	go func() {
-		_, err := waitTask(ctx, p, t.id(), 2*promptly)
+		_, err := waitTask(ctx, p, t.id(), 2*s.cfg.Patience)
 		waited <- err
 	}()
-	destroyCtx, cancel := within(ctx, 2*promptly)
+	destroyCtx, cancel := within(ctx, 2*s.cfg.Patience)
 	defer cancel()
 	if err := p.driver.DestroyTask(destroyCtx, t.id(), true); err != nil {
 		return err
@@ -397,7 +397,7 @@ func checkDestroyed(ctx context.Context, s *session) error {
 		return err
 	}
 	defer t.end(p)
-	if _, err := waitTask(ctx, p, t.id(), 2*promptly); err != nil {
+	if _, err := waitTask(ctx, p, t.id(), 2*s.cfg.Patience); err != nil {
 		return err
 	}
 	for i := range 2 {
@@ -405,7 +405,7 @@ func checkDestroyed(ctx context.Context, s *session) error {
 			return fmt.Errorf("DestroyTask number %d: %w", i+1, err)
 		}
 	}
-	if r, err := waitTask(ctx, p, t.id(), promptly); err == nil {
+	if r, err := waitTask(ctx, p, t.id(), s.cfg.Patience); err == nil {
 		return fmt.Errorf("WaitTask of a destroyed task gave %+v", *r)
 	}
 	return nil
@@ -432,7 +432,7 @@ func checkConcurrentTasks(ctx context.Context, s *session) error {
 			var both errgroup.Group
 			for range 2 {
 				both.Go(func() error {
-					_, err := waitTask(ctx, p, t.id(), 4*promptly)
+					_, err := waitTask(ctx, p, t.id(), 4*s.cfg.Patience)
 					return err
 				})
 			}
@@ -440,7 +440,7 @@ func checkConcurrentTasks(ctx context.Context, s *session) error {
 				if err := t.stdout.waitFor(ctx, "running"); err != nil {
 					return err
 				}
-				return p.driver.StopTask(ctx, t.id(), promptly, "")
+				return p.driver.StopTask(ctx, t.id(), s.cfg.Patience, "")
 			})
 			if err := both.Wait(); err != nil {
 				return err
@@ -457,7 +457,7 @@ func checkTaskSigpipe(ctx context.Context, s *session) error {
 		return err
 	}
 	defer t.end(p)
-	r, err := waitTask(ctx, p, t.id(), 2*promptly)
+	r, err := waitTask(ctx, p, t.id(), 2*s.cfg.Patience)
 	if err != nil {
 		return err
 	}

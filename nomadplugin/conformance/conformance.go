@@ -41,6 +41,9 @@ type Config struct {
 	Only []string
 	// Hold is how long streams that must stay open are watched. Default 1.5 s.
 	Hold time.Duration
+	// Patience is how long a call may take that has nothing to wait for, and
+	// a task to show what it does. Default 5 s.
+	Patience time.Duration
 	// Timeout bounds each check. Default 30 s.
 	Timeout time.Duration
 	// StartLimit is how long the plugin may take from its start to its
@@ -131,6 +134,9 @@ func Run(t *testing.T, cfg Config) {
 func (cfg Config) withDefaults() Config {
 	if cfg.Hold <= 0 {
 		cfg.Hold = 1500 * time.Millisecond
+	}
+	if cfg.Patience <= 0 {
+		cfg.Patience = 5 * time.Second
 	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 30 * time.Second

@@ -68,10 +68,10 @@ func (s *session) newTask(ctx context.Context, p *process, script string) (*task
 			"NOMAD_ALLOC_INDEX": "0",
 		},
 	}}
-	if t.stdout, err = newOutput(t.config.StdoutPath); err != nil {
+	if t.stdout, err = newOutput(t.config.StdoutPath, s.cfg.Patience); err != nil {
 		return nil, err
 	}
-	if t.stderr, err = newOutput(t.config.StderrPath); err != nil {
+	if t.stderr, err = newOutput(t.config.StderrPath, s.cfg.Patience); err != nil {
 		t.close()
 		return nil, err
 	}
@@ -138,14 +138,17 @@ func (s *session) withTask(ctx context.Context, script string) (*process, *task,
 
 // sleeper is a script that runs until it gets SIGTERM, and has said that it
 // does.
-const sleeper = "echo running; exec sleep 300"
+const sleeper = "echo running; exec sleep 60"
 
 // id is the task's ID.
 func (t *task) id() string { return t.config.ID }
 
+// cleanupTimeout is how long destroying a task after its check may take.
+const cleanupTimeout = 5 * time.Second
+
 // end destroys the task and closes its pipes.
 func (t *task) end(p *process) {
-	ctx, cancel := within(context.Background(), promptly)
+	ctx, cancel := within(context.Background(), cleanupTimeout)
 	defer cancel()
 	_ = p.driver.DestroyTask(ctx, t.id(), true)
 	t.close()
@@ -191,13 +194,14 @@ func stillRuns(ctx context.Context, p *process, id string) error {
 
 // output collects what comes out of a FIFO.
 type output struct {
-	file *os.File
-	mu   sync.Mutex
-	buf  bytes.Buffer
-	more chan struct{}
+	file     *os.File
+	patience time.Duration
+	mu       sync.Mutex
+	buf      bytes.Buffer
+	more     chan struct{}
 }
 
-func newOutput(path string) (*output, error) {
+func newOutput(path string, patience time.Duration) (*output, error) {
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
 		return nil, fmt.Errorf("making FIFO %s: %w", path, err)
 	}
@@ -206,7 +210,7 @@ func newOutput(path string) (*output, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &output{file: f, more: make(chan struct{}, 1)}
+	o := &output{file: f, patience: patience, more: make(chan struct{}, 1)}
 	go func() {
 		b := make([]byte, 32<<10)
 		for {
@@ -228,7 +232,7 @@ func newOutput(path string) (*output, error) {
 
 // waitFor waits until the output contains text.
 func (o *output) waitFor(ctx context.Context, text string) error {
-	return o.waitWithin(ctx, promptly, text)
+	return o.waitWithin(ctx, o.patience, text)
 }
 
 // seen reports whether text comes in a short while.

@@ -37,6 +37,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.Func("config", "the plugin's configuration, a JSON object or @file", object(&cfg.Plugin))
 	flags.Func("task", "a driver's task configuration that runs a command, a JSON object or @file; $COMMAND, $ARGS and $ARGV stand for the command (default {\"command\":\"$COMMAND\",\"args\":\"$ARGS\"})", object(&cfg.Task))
 	flags.DurationVar(&cfg.Hold, "hold", 0, "how long to watch streams that must stay open (default 1.5s)")
+	flags.DurationVar(&cfg.Patience, "patience", 0, "how long a call may take that has nothing to wait for (default 5s)")
 	flags.DurationVar(&cfg.Timeout, "timeout", 0, "limit of each check (default 30s)")
 	flags.DurationVar(&cfg.StartLimit, "start-limit", 0, "limit from start to handshake (default 2s)")
 	if err := flags.Parse(args); err != nil {
