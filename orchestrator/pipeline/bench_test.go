@@ -72,8 +72,8 @@ func TestParseTimeGrowsWithSize(t *testing.T) {
 		}
 		return fastest
 	}
-	small, large := best(2500), best(10_000)
+	small, large := best(1000), best(4000)
 	if large > 8*small {
-		t.Errorf("10,000 steps took %v, 2,500 took %v", large, small)
+		t.Errorf("4,000 steps took %v, 1,000 took %v", large, small)
 	}
 }
