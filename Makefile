@@ -16,7 +16,8 @@ build: ## Build the binaries into bin/.
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/drover ./orchestrator
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/nomad-driver-ml ./task-driver
-	CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/nomad-device-gpu ./device-plugin
+	@# NVML is looked up at run time: its symbols must not be bound at start.
+	CGO_ENABLED=1 CGO_CFLAGS=-Wno-deprecated-declarations $(GO) build -trimpath -ldflags '$(LDFLAGS) -extldflags=-Wl,-z,lazy' -o bin/nomad-device-gpu ./device-plugin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/nomad-plugin-conformance ./nomadplugin/conformance/cmd/nomad-plugin-conformance
 
 demo: build ## Take a real data set from pipeline file to served predictions.
