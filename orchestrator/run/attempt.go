@@ -152,6 +152,35 @@ func (a *actor) explain(at *attempt, reason string) {
 	}
 }
 
+// waits completes why nothing of an attempt can be placed with what it needs.
+func (a *actor) waits(at *attempt, reason string) string {
+	if reason == "" {
+		return ""
+	}
+	spec, err := a.spec(at.task)
+	if err != nil {
+		return reason
+	}
+	return fmt.Sprintf("no node has %s free: %s", ask(spec.Resources), reason)
+}
+
+// ask is what a task needs, such as "4 x nvidia/gpu, 500 MHz and 256 MiB".
+func ask(r pipeline.Resources) string {
+	cpu := fmt.Sprintf("%d MHz", r.CPUMHz)
+	if r.Cores > 0 {
+		cpu = fmt.Sprintf("%d cores", r.Cores)
+	}
+	s := fmt.Sprintf("%s and %d MiB", cpu, r.MemoryMiB)
+	if r.GPU == nil {
+		return s
+	}
+	gpu := fmt.Sprintf("%d x %s", r.GPU.Count, r.GPU.Device)
+	if r.GPU.MemoryMin != "" {
+		gpu += " of at least " + r.GPU.MemoryMin
+	}
+	return gpu + ", " + s
+}
+
 // prepare finds out what an endpoint's job must be like when the new revision
 // is registered, and gives that its number.
 func (a *actor) prepare(at *attempt) {
@@ -301,7 +330,7 @@ func (m inspected) apply(a *actor) {
 	case at.stopped, !m.there, m.job.Stopped, m.job.Dead && len(m.job.Allocs) > 0:
 		a.lookInto(at, !m.there)
 	case at.Phase == Queued:
-		a.explain(at, m.job.Waits)
+		a.explain(at, a.waits(at, m.job.Waits))
 	}
 }
 
@@ -326,7 +355,7 @@ func (m news) apply(a *actor) {
 		a.observe(at, m.Alloc)
 	case m.Waits != nil:
 		if at.Phase == Queued && at.Stopping == "" {
-			a.explain(at, *m.Waits)
+			a.explain(at, a.waits(at, *m.Waits))
 		}
 	default:
 		a.inspect(at)

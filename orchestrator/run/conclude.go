@@ -289,7 +289,7 @@ func (a *actor) deployment(at *attempt, m inspected) {
 		a.settle(at, nil, "the endpoint's job was changed meanwhile, by another run or by hand: retry the run to deploy it again")
 		return
 	case i < 0:
-		a.explain(at, m.job.Waits)
+		a.explain(at, a.waits(at, m.job.Waits))
 		return
 	}
 	if at.Phase == Queued {
@@ -324,7 +324,7 @@ func (a *actor) deployment(at *attempt, m inspected) {
 		}
 		a.settle(at, last, reason)
 	default:
-		a.explain(at, m.job.Waits)
+		a.explain(at, a.waits(at, m.job.Waits))
 	}
 }
 

@@ -1,0 +1,511 @@
+package run_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/drover-ml/drover/orchestrator/cluster/clustertest"
+	"github.com/drover-ml/drover/orchestrator/pipeline"
+	"github.com/drover-ml/drover/orchestrator/registry"
+	"github.com/drover-ml/drover/orchestrator/run"
+)
+
+// death kills an engine at its n-th effect, a write or a call to the cluster:
+// from then on nothing that it does has any effect.
+type death struct {
+	mu    sync.Mutex
+	left  int // effects until it strikes, before or after the effect
+	after bool
+	dead  chan struct{}
+	where string
+}
+
+var errDead = errors.New("the process is dead")
+
+func dieAt(n int, after bool) *death { return &death{left: n, after: after, dead: make(chan struct{})} }
+
+func (d *death) isDead() bool {
+	select {
+	case <-d.dead:
+		return true
+	default:
+		return false
+	}
+}
+
+// effect lets f happen, or not.
+func (d *death) effect(name string, f func() error) error {
+	d.mu.Lock()
+	if d.isDead() {
+		d.mu.Unlock()
+		return errDead
+	}
+	d.left--
+	strikes := d.left == 0
+	if strikes && !d.after {
+		d.where = "before " + name
+		close(d.dead)
+		d.mu.Unlock()
+		return errDead
+	}
+	d.mu.Unlock()
+	err := f()
+	if strikes {
+		d.mu.Lock()
+		d.where = "after " + name
+		close(d.dead)
+		d.mu.Unlock()
+		return errDead
+	}
+	return err
+}
+
+// dyingStore is a store whose writes are effects.
+type dyingStore struct {
+	run.Store
+	*death
+}
+
+func (s dyingStore) Create(ctx context.Context, st run.State, ev []run.Event) (id run.ID, created bool, err error) {
+	err = s.effect("Create", func() (err error) { id, created, err = s.Store.Create(ctx, st, ev); return })
+	return id, created, err
+}
+
+func (s dyingStore) Commit(ctx context.Context, c run.Change) error {
+	name := "Commit"
+	for _, e := range c.Events {
+		name += fmt.Sprintf(" [%s %s %s]", e.Type, e.Node, e.Phase)
+	}
+	return s.effect(name, func() error { return s.Store.Commit(ctx, c) })
+}
+
+func (s dyingStore) AddVersion(ctx context.Context, v registry.Version, alias string) (out registry.Version, err error) {
+	err = s.effect("AddVersion", func() (err error) { out, err = s.Store.AddVersion(ctx, v, alias); return })
+	return out, err
+}
+
+func (s dyingStore) Deploy(ctx context.Context, d registry.Deployment) (out registry.Deployment, err error) {
+	err = s.effect("Deploy", func() (err error) { out, err = s.Store.Deploy(ctx, d); return })
+	return out, err
+}
+
+func (s dyingStore) Deployed(ctx context.Context, d registry.Deployment, reason string) error {
+	return s.effect("Deployed", func() error { return s.Store.Deployed(ctx, d, reason) })
+}
+
+// everything has every kind of node, a retry, a failure and a clean-up.
+const everything = `
+pipeline "everything" {}
+dataset "raw" { path = "raw.csv" }
+step "prepare" {
+  command = ["prepare"]
+  input "data" { from = dataset.raw }
+  output "table" {}
+  retry { attempts = 1 }
+}
+step "extra" {
+  command    = ["extra"]
+  depends_on = [step.prepare]
+}
+sweep "search" {
+  command  = ["train"]
+  method   = "grid"
+  parallel = 2
+  input "table" { from = step.prepare.output.table }
+  metric "accuracy" { goal = "maximize" }
+  parameter "lr" { values = [1, 2, 3] }
+  output "model" {}
+}
+step "evaluate" {
+  command = ["evaluate"]
+  input "model" { from = sweep.search.best.output.model }
+}
+gate "good" {
+  check "accuracy" {
+    from = step.evaluate
+    min  = 0.5
+  }
+}
+model "digits" {
+  from  = sweep.search.best.output.model
+  gate  = gate.good
+  alias = "champion"
+}
+endpoint "digits" {
+  model   = model.digits
+  command = ["serve"]
+}
+step "clean" {
+  command = ["clean"]
+  on_exit = true
+}
+`
+
+func (w *world) playEverything() {
+	w.task("step.prepare", func(x clustertest.Task) clustertest.Exit {
+		if x.Meta("drover.attempt") == "1" {
+			return clustertest.Exit{Code: 1}
+		}
+		return usual(x)
+	})
+	w.task("step.extra", exits(7))
+	for i, v := range []float64{0.6, 0.9, 0.7} {
+		w.task(fmt.Sprintf("sweep.search/%d", i), measures(map[string]float64{"accuracy": v}))
+	}
+	w.task("step.evaluate", measures(map[string]float64{"accuracy": 0.8}))
+}
+
+// essence is what must be the same, whatever happened on the way.
+func essence(r run.Run) map[string]string {
+	m := map[string]string{"run": fmt.Sprint(r.Phase, " ", r.Error)}
+	for _, n := range r.Nodes {
+		s := fmt.Sprint(n.Phase, " ", n.Metrics, " v", n.Version)
+		for name, o := range n.Outputs {
+			s += " " + name + "=" + o.Digest
+		}
+		for _, a := range n.Attempts {
+			s += fmt.Sprintf(" %d:%s", a.Number, a.Phase)
+		}
+		for _, t := range n.Trials {
+			s += fmt.Sprintf(" t%d:%s", t.Index, t.Phase)
+		}
+		m[string(n.ID)] = s
+	}
+	return m
+}
+
+// finish submits again, as a client does that got no answer, and waits.
+func (w *world) finish(s run.Submission) run.Run {
+	w.t.Helper()
+	r, _, err := w.engine.Submit(context.Background(), s)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.wait(r.ID)
+}
+
+func (w *world) startedOnce() {
+	w.t.Helper()
+	for job, n := range w.cluster.Starts() {
+		if n != 1 {
+			w.t.Fatalf("job %s started %d times", job, n)
+		}
+	}
+}
+
+func TestKillAtEveryEffect(t *testing.T) {
+	undisturbed := newWorld(t)
+	undisturbed.playEverything()
+	undisturbed.open(nil)
+	s := undisturbed.submission(everything, "raw.csv")
+	s.Key = "k"
+	want := essence(undisturbed.finish(s))
+	if got, want := want["run"], "failed step.extra failed: it exited with code 7"; got != want {
+		t.Fatalf("undisturbed, the run ended %q, want %q", got, want)
+	}
+
+	places := map[string]bool{}
+	for _, after := range []bool{false, true} {
+		for n := 1; ; n++ {
+			w := makeWorld(t, t.TempDir())
+			w.playEverything()
+			s := w.submission(everything, "raw.csv")
+			s.Key = "k"
+			d := dieAt(n, after)
+			w.cluster.Fault = func(when, call, job string) error {
+				if (when == "after") == after && (call == "Register" || call == "Stop") {
+					return d.effect(call, func() error { return nil })
+				}
+				if d.isDead() {
+					return errDead
+				}
+				return nil
+			}
+			w.open(func(s run.Store) run.Store { return dyingStore{s, d} })
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				if r, _, err := w.engine.Submit(context.Background(), s); err == nil {
+					ctx, cancel := context.WithCancel(context.Background())
+					defer cancel()
+					events, err := w.engine.Watch(ctx, r.ID, 0)
+					for err == nil {
+						select {
+						case _, ok := <-events:
+							if !ok {
+								return
+							}
+						case <-d.dead:
+							return
+						}
+					}
+				}
+			}()
+			select {
+			case <-d.dead:
+			case <-ended:
+			}
+			<-ended
+			w.shut()
+			survived := !d.isDead()
+			w.cluster.Fault = nil
+			w.open(nil)
+			got := essence(w.finish(s))
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Fatalf("killed %s (effect %d): (-undisturbed +killed):\n%s", d.where, n, diff)
+			}
+			w.startedOnce()
+			w.close()
+			if survived {
+				break
+			}
+			places[d.where] = true
+		}
+	}
+	t.Logf("killed at %d places", len(places))
+	if len(places) < 30 {
+		t.Errorf("killed at %d places only: %v", len(places), places)
+	}
+}
+
+// Every call to the cluster fails once, before or after it has had its effect.
+func TestNetworkErrorAtEveryCall(t *testing.T) {
+	undisturbed := newWorld(t)
+	undisturbed.playEverything()
+	undisturbed.open(nil)
+	want := essence(undisturbed.finish(undisturbed.submission(everything, "raw.csv")))
+	calls := 0
+	for _, when := range []string{"before", "after"} {
+		for n := 1; ; n++ {
+			w := makeWorld(t, t.TempDir())
+			w.playEverything()
+			var mu sync.Mutex
+			seen, failed := 0, ""
+			w.cluster.Fault = func(at, call, job string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if at != when || call == "ReadFile" {
+					return nil
+				}
+				seen++
+				if seen == n {
+					failed = call + " " + job
+					return errors.New("connection reset by peer")
+				}
+				return nil
+			}
+			w.open(nil)
+			got := essence(w.finish(w.submission(everything, "raw.csv")))
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Fatalf("with an error %s %s: (-undisturbed +disturbed):\n%s", when, failed, diff)
+			}
+			w.startedOnce()
+			w.close()
+			mu.Lock()
+			over := failed == ""
+			mu.Unlock()
+			if over {
+				break
+			}
+			calls++
+		}
+	}
+	t.Logf("%d calls failed", calls)
+}
+
+// plan is a random pipeline and what its tasks do.
+type plan struct {
+	source string
+	nodes  []planned
+}
+
+type planned struct {
+	id      pipeline.NodeID
+	deps    []pipeline.NodeID
+	when    bool
+	onExit  bool
+	retries int
+	fails   int // attempts that fail before one succeeds
+}
+
+func drawPlan(t *rapid.T) plan {
+	p := plan{source: "pipeline \"p\" {}\n"}
+	for i := range rapid.IntRange(1, 8).Draw(t, "nodes") {
+		n := planned{
+			id: pipeline.NodeID(fmt.Sprintf("step.n%d", i)), when: rapid.IntRange(0, 5).Draw(t, "when") > 0,
+			onExit:  rapid.IntRange(0, 6).Draw(t, "on exit") == 0,
+			retries: rapid.IntRange(0, 2).Draw(t, "retries"), fails: rapid.SampledFrom([]int{0, 0, 0, 1, 2, 3}).Draw(t, "fails"),
+		}
+		if !n.onExit {
+			for _, d := range p.nodes {
+				if !d.onExit && rapid.IntRange(0, 2).Draw(t, "dependency") == 0 {
+					n.deps = append(n.deps, d.id)
+				}
+			}
+		}
+		p.nodes = append(p.nodes, n)
+		p.source += fmt.Sprintf("step \"n%d\" {\n  command = [\"n%d\"]\n  output \"o\" {}\n  retry { attempts = %d }\n", i, i, n.retries)
+		if n.onExit {
+			p.source += "  on_exit = true\n"
+		}
+		if !n.when {
+			p.source += "  when = false\n"
+		}
+		if len(n.deps) > 0 {
+			deps := make([]string, len(n.deps))
+			for j, d := range n.deps {
+				deps[j] = string(d)
+			}
+			p.source += "  depends_on = [" + strings.Join(deps, ", ") + "]\n"
+		}
+		p.source += "}\n"
+	}
+	return p
+}
+
+// want says how each node must end, by a naive reading of the rules.
+func (p plan) want() map[pipeline.NodeID]run.Phase {
+	ends := map[pipeline.NodeID]run.Phase{}
+	for _, n := range p.nodes {
+		phase := run.Succeeded
+		if n.fails > n.retries {
+			phase = run.Failed
+		}
+		for _, d := range n.deps {
+			if ends[d] != run.Succeeded {
+				phase = run.Skipped
+			}
+		}
+		if !n.when {
+			phase = run.Skipped
+		}
+		ends[n.id] = phase
+	}
+	return ends
+}
+
+// Random pipelines with random failures, crashes, lost nodes and network
+// errors end as a naive model says, in an order that respects dependencies,
+// and nothing runs that need not.
+func TestRandomRuns(t *testing.T) {
+	dir := t.TempDir()
+	count := 0
+	rapid.Check(t, func(t *rapid.T) {
+		count++
+		p := drawPlan(t)
+		w := makeWorld(t, fmt.Sprintf("%s/%d", dir, count))
+		defer w.close()
+		for _, n := range p.nodes {
+			w.task(string(n.id), func(x clustertest.Task) clustertest.Exit {
+				var attempt int
+				fmt.Sscan(x.Meta("drover.attempt"), &attempt)
+				if attempt <= n.fails {
+					return clustertest.Exit{Code: 1}
+				}
+				return usual(x)
+			})
+		}
+		network := rapid.SampledFrom([]float64{0, 0.1, 0.4}).Draw(t, "share of calls that fail")
+		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		var mu sync.Mutex
+		var d *death
+		w.cluster.Fault = func(when, call, job string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if d != nil && d.isDead() {
+				return errDead
+			}
+			if random.Float64() < network {
+				return errors.New("connection reset by peer")
+			}
+			return nil
+		}
+		s := w.submission(p.source)
+		s.Key = "k"
+		for range rapid.IntRange(0, 3).Draw(t, "crashes") {
+			mu.Lock()
+			d = dieAt(rapid.IntRange(1, 15).Draw(t, "effects"), rapid.Bool().Draw(t, "after"))
+			mu.Unlock()
+			w.open(func(s run.Store) run.Store { return dyingStore{s, d} })
+			if r, _, err := w.engine.Submit(context.Background(), s); err == nil {
+				ctx, cancel := context.WithCancel(context.Background())
+				events, err := w.engine.Watch(ctx, r.ID, 0)
+				for err == nil {
+					select {
+					case _, ok := <-events:
+						if ok {
+							continue
+						}
+					case <-d.dead:
+					}
+					break
+				}
+				cancel()
+			}
+			w.shut()
+		}
+		mu.Lock()
+		d = nil
+		mu.Unlock()
+		w.open(nil)
+		r := w.finish(s)
+		if diff := cmp.Diff(p.want(), phases(r)); diff != "" {
+			t.Fatalf("phases (-model +engine):\n%s%s\n%s", diff, describe(r), p.source)
+		}
+		w.startedOnce()
+		w.checkOrder(p)
+	})
+}
+
+// checkOrder checks that no task started before those it depends on, that
+// clean-up came last, and that just the attempts that were due were made.
+func (w *world) checkOrder(p plan) {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	want := p.want()
+	for _, n := range p.nodes {
+		starts := 0
+		first := slices.Index(w.before, string(n.id))
+		for _, id := range w.before {
+			if id == string(n.id) {
+				starts++
+			}
+		}
+		due := 0
+		if want[n.id] != run.Skipped {
+			due = min(n.fails, n.retries) + 1
+		}
+		if starts != due {
+			w.t.Fatalf("%s started %d times, want %d (%v)", n.id, starts, due, w.before)
+		}
+		for _, d := range n.deps {
+			if first >= 0 && lastIndex(w.before, string(d)) > first {
+				w.t.Fatalf("%s started before %s ended: %v", n.id, d, w.before)
+			}
+		}
+		for _, m := range p.nodes {
+			if n.onExit && !m.onExit && first >= 0 && lastIndex(w.before, string(m.id)) > first {
+				w.t.Fatalf("the clean-up step %s started before %s ended: %v", n.id, m.id, w.before)
+			}
+		}
+	}
+}
+
+func lastIndex(all []string, s string) int {
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i] == s {
+			return i
+		}
+	}
+	return -1
+}
