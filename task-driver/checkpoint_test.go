@@ -186,7 +186,7 @@ func flip(path string) error {
 // as if it had not been.
 func TestKilledAtRandom(t *testing.T) {
 	n, store := newStoreNode(t)
-	c := n.trainTask(training(`{"steps": 30, "pause": 0.02}`, "run/random"))
+	c := n.trainTask(training(`{"steps": 40, "pause": 0.05}`, "run/random"))
 	for kills := 0; ; kills++ {
 		if kills > 100 {
 			t.Fatal("no progress in 100 starts")
@@ -195,7 +195,7 @@ func TestKilledAtRandom(t *testing.T) {
 		ended := make(chan struct{})
 		go func() { // one of three: the command, the plugin, both at once
 			defer close(ended)
-			time.Sleep(time.Duration(rand.Int64N(int64(900 * time.Millisecond)))) // the moment is the test's subject
+			time.Sleep(time.Duration(rand.Int64N(int64(500 * time.Millisecond)))) // the moment is the test's subject
 			st, err := n.driver().InspectTask(n.ctx(), c.ID)
 			if err != nil {
 				return
@@ -226,13 +226,13 @@ func TestKilledAtRandom(t *testing.T) {
 		}
 		n.next(c)
 	}
-	if got := read(t, inFolder(c, "outputs/sum")); got != "465\n" {
-		t.Errorf("sum = %q, want 465", got)
+	if got := read(t, inFolder(c, "outputs/sum")); got != "820\n" {
+		t.Errorf("sum = %q, want 820", got)
 	}
-	if got := metricsSteps(t, c); len(got) != 30 {
-		t.Errorf("metrics of steps %v, want 1 to 30, each once", got)
+	if got := metricsSteps(t, c); len(got) != 40 {
+		t.Errorf("metrics of steps %v, want 1 to 40, each once", got)
 	}
-	if r := n.result(store, "result"); r.ExitCode != 0 || r.Last["sum"] != 465 {
+	if r := n.result(store, "result"); r.ExitCode != 0 || r.Last["sum"] != 820 {
 		t.Errorf("result = %+v", r)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/drover-ml/drover/nomadplugin/schema"
 	"github.com/drover-ml/drover/task-driver/cgroup"
 	"github.com/drover-ml/drover/task-driver/process"
+	"github.com/drover-ml/drover/task-driver/stage"
 )
 
 // Settings is the `config` block of the plugin in an agent's configuration.
@@ -175,10 +176,22 @@ func (d *Driver) fingerprint() driver.Fingerprint {
 	if host.Version == 0 {
 		f.Description = "Healthy, but tasks have no memory and CPU limits: " + host.Reason
 	}
-	if err := process.CheckKernel(); err != nil {
-		f.Health, f.Description = driver.HealthUnhealthy, err.Error()
+	if err := s.check(); err != nil {
+		f.Health, f.Description = driver.HealthUnhealthy, strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
 	return f
+}
+
+// stores are the artifact stores that were used with these settings.
+func stores(s Settings) stage.Stores { return stage.Stores(filepath.Join(s.StateDir, "stores")) }
+
+// check looks at what every task needs.
+func (s Settings) check() error {
+	errs := []error{process.CheckKernel(), os.MkdirAll(s.StateDir, 0o700)}
+	if s.Store != "" {
+		errs = append(errs, stores(s).Check(s.Store))
+	}
+	return errors.Join(errs...)
 }
 
 func cgroupsText(h cgroup.Host) string {

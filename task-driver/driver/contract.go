@@ -50,14 +50,19 @@ func environment(c *driver.TaskConfig, m *mltask.Config, s stage.Staged, user *a
 	env["DROVER_CHECKPOINT_DIR"] = filepath.Join(s.Folder, mltask.CheckpointsDir)
 	env["DROVER_METRICS_FILE"] = filepath.Join(s.Folder, mltask.MetricsFile)
 	env["DROVER_PARAMS_FILE"] = filepath.Join(s.Folder, mltask.ParamsFile)
-	env["DROVER_RUN"] = m.Run
-	env["DROVER_STEP"] = m.Step
+	setOrUnset(env, "DROVER_RUN", m.Run)
+	setOrUnset(env, "DROVER_STEP", m.Step)
 	env["DROVER_ATTEMPT"] = strconv.Itoa(m.Attempt)
 	env["DROVER_SEED"] = strconv.FormatInt(m.Seed, 10)
-	delete(env, "DROVER_RESUME_FROM")
-	if s.Resume != "" {
-		env["DROVER_RESUME_FROM"] = s.Resume
-	}
+	setOrUnset(env, "DROVER_RESUME_FROM", s.Resume)
 	task.CloseGPUs(env, c.DeviceEnv)
 	return env, nil
+}
+
+// setOrUnset makes sure that what the contract leaves unset is unset.
+func setOrUnset(env map[string]string, name, value string) {
+	delete(env, name)
+	if value != "" {
+		env[name] = value
+	}
 }

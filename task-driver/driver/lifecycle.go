@@ -66,6 +66,9 @@ func (d *Driver) StopTask(ctx context.Context, id string, timeout time.Duration,
 	if h.endedWithin(ctx, timeout) {
 		return nil
 	}
+	if err := ctx.Err(); err != nil {
+		return err // the agent is gone; the next one stops the task again
+	}
 	d.kill(h)
 	h.endedWithin(ctx, stopWait)
 	return nil
@@ -130,6 +133,10 @@ func (d *Driver) DestroyTask(ctx context.Context, id string, force bool) error {
 		return nil
 	}
 	close(h.destroyed)
+	select {
+	case <-h.shown: // nothing is written to the folder any more
+	case <-time.After(showLimit):
+	}
 	return h.dir.Remove()
 }
 

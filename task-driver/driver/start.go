@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -21,9 +22,9 @@ import (
 const (
 	// logLimit is how long a task's log may have no reader at its start.
 	logLimit = 30 * time.Second
-	// adoptLimit is how long a supervisor that an earlier call started may take
+	// claimLimit is how long a supervisor that an earlier call started may take
 	// to start its command.
-	adoptLimit = 10 * time.Second
+	claimLimit = 10 * time.Second
 )
 
 // StartTask implements driver.Plugin. If an earlier call for the same ID has
@@ -46,20 +47,12 @@ func (d *Driver) start(ctx context.Context, c *driver.TaskConfig) (*handle, erro
 		return h, nil
 	}
 	dir := task.DirOf(d.current().StateDir, c.ID)
-	if h, err := d.adopt(ctx, c, dir); h != nil || err != nil {
+	lock, h, err := d.claim(ctx, c, dir)
+	if err != nil || h != nil {
 		return h, err
 	}
-	m, err := decode(c)
-	if err != nil {
-		return nil, err
-	}
-	// An agent that was killed may have lost sight of an earlier start.
-	for _, other := range d.earlier(c) {
-		if err := d.endEarlier(ctx, other); err != nil {
-			return nil, driver.Recoverable(fmt.Errorf("ending an earlier start of the task: %w", err))
-		}
-	}
-	r, err := d.launch(ctx, c, m, dir)
+	defer lock.Close()
+	r, err := d.launch(ctx, c, dir, lock)
 	if err != nil {
 		if rerr := dir.Remove(); rerr != nil {
 			d.log.Warn("removing the state of a task that did not start", "task_id", c.ID, "error", rerr)
@@ -82,34 +75,34 @@ func (d *Driver) endEarlier(ctx context.Context, dir task.Dir) error {
 	return destroyDir(dir)
 }
 
-// adopt takes up what an earlier call with the same ID has started. It returns
-// nil if there is nothing.
-func (d *Driver) adopt(ctx context.Context, c *driver.TaskConfig, dir task.Dir) (*handle, error) {
-	ctx, cancel := context.WithTimeout(ctx, adoptLimit)
+// claim takes the task's lock. If an earlier call with the same ID has started
+// the task, it returns that instead.
+func (d *Driver) claim(ctx context.Context, c *driver.TaskConfig, dir task.Dir) (*os.File, *handle, error) {
+	if err := dir.Create(); err != nil {
+		return nil, nil, driver.Recoverable(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, claimLimit)
 	defer cancel()
 	for {
+		lock, lockErr := dir.Lock()
+		// Who has the lock sees all that its earlier holders did.
 		r, err := dir.Running()
-		if err == nil {
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			if lock != nil {
+				lock.Close()
+			}
+			if err != nil {
+				return nil, nil, err
+			}
 			d.log.Info("taking up a task that was started before", "task_id", c.ID)
-			return d.watch(c, dir, r), nil
+			return nil, d.watch(c, dir, r), nil
 		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		lock, err := dir.Lock()
-		if err == nil { // no supervisor; none can start one but this call
-			lock.Close()
-			return nil, nil
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
-		}
-		if !errors.Is(err, task.ErrLocked) {
-			return nil, driver.Recoverable(err)
+		if !errors.Is(lockErr, task.ErrLocked) {
+			return lock, nil, driver.Recoverable(lockErr)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, driver.Recoverable(fmt.Errorf("a supervisor has the task but does not start its command: see %s", dir.LogFile()))
+			return nil, nil, driver.Recoverable(fmt.Errorf("a supervisor has the task but does not start its command: see %s", dir.LogFile()))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -138,13 +131,20 @@ func decode(c *driver.TaskConfig) (*mltask.Config, error) {
 }
 
 // launch prepares everything and starts the supervisor.
-func (d *Driver) launch(ctx context.Context, c *driver.TaskConfig, m *mltask.Config, dir task.Dir) (task.Running, error) {
-	if err := dir.Create(); err != nil {
-		return task.Running{}, driver.Recoverable(err)
+func (d *Driver) launch(ctx context.Context, c *driver.TaskConfig, dir task.Dir, lock *os.File) (task.Running, error) {
+	m, err := decode(c)
+	if err != nil {
+		return task.Running{}, err
 	}
 	user, err := findAccount(c.User)
 	if err != nil {
 		return task.Running{}, err
+	}
+	// An agent that was killed may have lost sight of an earlier start.
+	for _, other := range d.earlier(c) {
+		if err := d.endEarlier(ctx, other); err != nil {
+			return task.Running{}, driver.Recoverable(fmt.Errorf("ending an earlier start of the task: %w", err))
+		}
 	}
 	spec, err := d.prepare(ctx, c, m, dir, user)
 	if err != nil {
@@ -156,7 +156,7 @@ func (d *Driver) launch(ctx context.Context, c *driver.TaskConfig, m *mltask.Con
 	if spec.Group, err = d.host(d.current()).Create(task.Name(c.ID), c.Resources.CgroupPath, limits(c.Resources)); err != nil {
 		return task.Running{}, driver.Recoverable(fmt.Errorf("limiting the task: %w", err))
 	}
-	if err := d.startSupervisor(ctx, spec, dir); err != nil {
+	if err := d.startSupervisor(ctx, spec, dir, lock); err != nil {
 		return task.Running{}, errors.Join(err, cleanUp(task.Running{TaskID: c.ID, Group: spec.Group}))
 	}
 	r, err := dir.Running()
@@ -166,7 +166,7 @@ func (d *Driver) launch(ctx context.Context, c *driver.TaskConfig, m *mltask.Con
 	return r, nil
 }
 
-func (d *Driver) startSupervisor(ctx context.Context, spec supervisor.Spec, dir task.Dir) error {
+func (d *Driver) startSupervisor(ctx context.Context, spec supervisor.Spec, dir task.Dir, lock *os.File) error {
 	logs, cancel := context.WithTimeout(ctx, logLimit)
 	defer cancel()
 	stdout, err := supervisor.OpenOutput(logs, spec.Stdout)
@@ -179,7 +179,7 @@ func (d *Driver) startSupervisor(ctx context.Context, spec supervisor.Spec, dir 
 		return driver.Recoverable(err)
 	}
 	defer stderr.Close()
-	err = supervisor.Launch(ctx, dir, spec, stdout, stderr)
+	err = supervisor.Launch(ctx, dir, spec, supervisor.Files{Lock: lock, Stdout: stdout, Stderr: stderr})
 	var start *supervisor.StartError
 	if errors.As(err, &start) && !start.Retry {
 		return err
@@ -201,7 +201,7 @@ func (d *Driver) prepare(ctx context.Context, c *driver.TaskConfig, m *mltask.Co
 	}
 	var store *artifact.Store
 	if storeURL != "" {
-		if store, err = stage.OpenStore(storeURL, stage.MayBeNew); err != nil {
+		if store, err = stores(d.current()).Open(storeURL); err != nil {
 			return supervisor.Spec{}, err
 		}
 		defer store.Close()

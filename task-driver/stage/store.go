@@ -7,6 +7,8 @@
 package stage
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,32 +20,78 @@ import (
 	"github.com/drover-ml/drover/internal/artifact"
 )
 
-// Presence is what OpenStore expects.
-type Presence int
-
-const (
-	// MayBeNew is for a folder in which no store has been made yet.
-	MayBeNew Presence = iota
-	// MustExist is for a store that was used before. An empty folder then
-	// means that a file system is not mounted, and is a transient error.
-	MustExist
-)
-
 // ErrNoStore says that the folder of a store is not there.
 var ErrNoStore = errors.New("the artifact store's folder does not exist: make it, or correct the store setting")
 
 // OpenStore opens the artefact store at a URL. Other than artifact.Open it
-// makes no folder: one that is missing was misspelt, or is not mounted.
-func OpenStore(storeURL string, p Presence) (*artifact.Store, error) {
-	if u, err := url.Parse(storeURL); err == nil && u.Scheme == "file" && u.Path != "" {
-		if _, err := os.Stat(u.Path); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("opening artifact store %q: %w", storeURL, ErrNoStore)
-		}
-		if _, err := os.Stat(filepath.Join(u.Path, "store.json")); p == MustExist && errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("opening artifact store %q: there is no store in it any more; is its file system mounted?: %w", storeURL, syscall.ESTALE)
-		}
+// makes no folder: one that is missing was misspelt. If the store was used
+// before, it makes no store in an empty folder either, which is then a file
+// system that is not mounted; that error is transient.
+func OpenStore(storeURL string, usedBefore bool) (*artifact.Store, error) {
+	if err := CheckStore(storeURL, usedBefore); err != nil {
+		return nil, err
 	}
 	return artifact.Open(storeURL)
+}
+
+// CheckStore is OpenStore without opening and without changing anything.
+func CheckStore(storeURL string, usedBefore bool) error {
+	u, err := url.Parse(storeURL)
+	if err != nil || u.Scheme != "file" || u.Path == "" {
+		return nil // artifact.Open knows what is wrong with it
+	}
+	if _, err := os.Stat(u.Path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = ErrNoStore
+		}
+		return fmt.Errorf("opening artifact store %q: %w", storeURL, err)
+	}
+	if !usedBefore {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(u.Path, "store.json")); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("opening artifact store %q: it was there before and is not now; is its file system mounted?: %w", storeURL, syscall.ESTALE)
+	}
+	return nil
+}
+
+// Stores remembers, in a folder, which artefact stores were used before.
+type Stores string
+
+// Open opens a store and remembers it.
+func (s Stores) Open(storeURL string) (*artifact.Store, error) {
+	store, err := OpenStore(storeURL, s.used(storeURL))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.remember(storeURL); err != nil {
+		store.Close()
+		return nil, fmt.Errorf("remembering the artifact store: %w", err)
+	}
+	return store, nil
+}
+
+// Check is Open without changing anything.
+func (s Stores) Check(storeURL string) error { return CheckStore(storeURL, s.used(storeURL)) }
+
+func (s Stores) file(storeURL string) string {
+	sum := sha256.Sum256([]byte(storeURL))
+	return filepath.Join(string(s), hex.EncodeToString(sum[:]))
+}
+
+func (s Stores) used(storeURL string) bool {
+	_, err := os.Stat(s.file(storeURL))
+	return err == nil
+}
+
+func (s Stores) remember(storeURL string) error {
+	if s.used(storeURL) {
+		return nil
+	}
+	if err := os.MkdirAll(string(s), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(s.file(storeURL), []byte(storeURL+"\n"), 0o600)
 }
 
 // passing are errors of the system that may be gone at the next attempt.

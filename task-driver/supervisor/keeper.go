@@ -172,8 +172,12 @@ func (k *keeper) copyNew(ctx context.Context) error {
 
 func (k *keeper) copyTo(ctx context.Context, store *artifact.Store) error {
 	c := k.s.spec.Checkpoint
+	pending := k.pending()
+	if len(pending) == 0 {
+		return nil
+	}
 	var errs []error
-	for _, step := range k.pending() {
+	for _, step := range pending {
 		errs = append(errs, k.copyStep(ctx, store, step))
 	}
 	errs = append(errs, k.copyMetrics(ctx, store))

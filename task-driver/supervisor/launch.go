@@ -30,10 +30,14 @@ type StartError struct {
 
 func (e *StartError) Error() string { return e.Reason }
 
+// Files are what a supervisor inherits: the task's lock, and the command's
+// output. The caller closes its own copies.
+type Files struct{ Lock, Stdout, Stderr *os.File }
+
 // Launch starts a supervisor, which outlives this process, and returns when the
 // command runs. The error is a *StartError if the supervisor could not start
-// it. Stdio are the command's output files; the caller closes its own copies.
-func Launch(ctx context.Context, dir task.Dir, s Spec, stdout, stderr *os.File) error {
+// it.
+func Launch(ctx context.Context, dir task.Dir, s Spec, f Files) error {
 	order, err := json.Marshal(s)
 	if err != nil {
 		return err
@@ -59,7 +63,7 @@ func Launch(ctx context.Context, dir task.Dir, s Spec, stdout, stderr *os.File) 
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, log, log
-	cmd.ExtraFiles = []*os.File{answer, stdout, stderr}
+	cmd.ExtraFiles = []*os.File{answer, f.Stdout, f.Stderr, f.Lock}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	in.Close()
@@ -68,12 +72,22 @@ func Launch(ctx context.Context, dir task.Dir, s Spec, stdout, stderr *os.File) 
 		out.Close()
 		return fmt.Errorf("starting the task's supervisor: %w", err)
 	}
-	go func() { _ = cmd.Wait() }() // reaps it; how it ended is in the state folder
+	reaped := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ended is in the state folder
+		close(reaped)
+	}()
 	go func() {
 		_, _ = out.Write(order) // a supervisor that did not get all of it says so
 		out.Close()
 	}()
-	return awaitReady(ctx, said, dir)
+	if err := awaitReady(ctx, said, dir); err != nil {
+		// It may be about to start the command, which dies with it.
+		_ = cmd.Process.Kill()
+		<-reaped
+		return err
+	}
+	return nil
 }
 
 func awaitReady(ctx context.Context, said *os.File, dir task.Dir) error {

@@ -54,6 +54,8 @@ const (
 	readyFD = 3 + iota // where it says that the command has started
 	stdoutFD
 	stderrFD
+	lockFD // the task's lock, held for as long as the supervisor lives
+	endFD
 )
 
 // maxSpec bounds a Spec, whose largest part is the environment.

@@ -81,9 +81,8 @@ func Main(stateDir string) int {
 		log.Error("a supervisor is started by the driver only")
 		return 2
 	}
-	lock, err := s.prepare()
+	err := s.prepare()
 	if err == nil {
-		defer lock.Close()
 		err = s.start()
 	}
 	reply(answer, err)
@@ -109,28 +108,26 @@ func reply(w *os.File, err error) {
 	w.Close()
 }
 
-// prepare takes the task for this process and reads the order.
-func (s *supervisor) prepare() (lock *os.File, err error) {
-	for fd := range 3 {
-		unix.CloseOnExec(readyFD + fd)
+// prepare makes sure that the task is this process's, and reads the order.
+func (s *supervisor) prepare() (err error) {
+	for fd := readyFD; fd < endFD; fd++ {
+		unix.CloseOnExec(fd)
 	}
-	if lock, err = s.dir.Lock(); err != nil {
-		return nil, err
-	}
-	if _, err := s.dir.Running(); err == nil {
-		return nil, errors.New("the task was started before")
+	// The driver took the lock; this process has it by the open file.
+	if err := syscall.Flock(lockFD, syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return fmt.Errorf("holding the task's lock: %w", err)
 	}
 	if s.spec, err = readSpec(os.Stdin); err != nil {
-		return nil, err
+		return err
 	}
 	if s.journal, err = s.dir.Journal(); err != nil {
-		return nil, err
+		return err
 	}
 	// Orphans of the task become this process's children.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return nil, fmt.Errorf("becoming the task's subreaper: %w", err)
+		return fmt.Errorf("becoming the task's subreaper: %w", err)
 	}
-	return lock, nil
+	return nil
 }
 
 // start starts the command and stores that it runs.

@@ -110,7 +110,7 @@ func (s *supervisor) openStore() (*artifact.Store, error) {
 	if s.spec.Store == "" {
 		return nil, nil
 	}
-	return stage.OpenStore(s.spec.Store, stage.MustExist)
+	return stage.OpenStore(s.spec.Store, true)
 }
 
 // inFolder is a path among the task's files.

@@ -3,7 +3,7 @@
 //
 // The state of a task is a folder of its own, private to the driver's user:
 //
-//	lock            held by the supervisor as long as it lives
+//	lock            held by whoever starts the task, then by its supervisor
 //	running.json    Running: the command has been started
 //	exit.json       Exit: the command has ended, and all that follows is done
 //	events.jsonl    Event lines, in the order in which they happened
@@ -111,11 +111,11 @@ func (d Dir) Remove() error { return os.RemoveAll(string(d)) }
 // LogFile is where the supervisor logs.
 func (d Dir) LogFile() string { return filepath.Join(string(d), "supervisor.log") }
 
-// ErrLocked says that a supervisor has the task.
+// ErrLocked says that the task is being started, or has a supervisor.
 var ErrLocked = errors.New("the task has a supervisor already")
 
-// Lock takes the task for the calling process until that ends, or returns
-// ErrLocked. The file is not inherited by commands.
+// Lock takes the task until the file is closed, in this process and in all that
+// inherit it, or returns ErrLocked.
 func (d Dir) Lock() (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(string(d), "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
