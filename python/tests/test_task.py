@@ -52,7 +52,7 @@ class Params(TaskCase):
         env = mock.patch.dict(os.environ, self.inside())
         env.start()
         self.addCleanup(env.stop)
-        given = {"lr": 0.1, "epochs": 3, "whole": 3.0, "name": "a", "fast": True, "deep": {"x": 1}}
+        given = {"lr": 0.1, "epochs": 3, "whole": 3.0, "name": "a", "fast": True, "deep": {"x": 1}, "none": None}
         (self.folder / "params.json").write_text(json.dumps(given))
 
     def test_typed_by_default_or_type(self) -> None:
@@ -64,6 +64,7 @@ class Params(TaskCase):
             ("name", "b", "a"),
             ("fast", False, True),
             ("absent", 7, 7),
+            ("none", 7, 7),
         )
         for name, default, want in cases:
             with self.subTest(name=name, default=default):

@@ -10,7 +10,7 @@ from runtime import drover
 
 
 def main() -> None:
-    seed = drover.param("seed", 1)
+    seed = drover.param("seed", drover.run_info().seed)
     val_share = drover.param("val_share", 0.2)
     test_share = drover.param("test_share", 0.2)
     if min(val_share, test_share) <= 0 or val_share + test_share >= 1:

@@ -13,7 +13,7 @@ def main() -> None:
     epochs = drover.param("epochs", 10)
     hidden = drover.param("hidden", 24)
     l2 = drover.param("l2", 0.0001)
-    seed = drover.param("seed", 1)
+    seed = drover.param("seed", drover.run_info().seed)
     if lr <= 0 or epochs < 1 or hidden < 0 or l2 < 0:
         raise SystemExit("train: lr must be above 0, epochs at least 1, hidden and l2 not below 0")
 

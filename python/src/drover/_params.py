@@ -47,8 +47,8 @@ def param(name: str, default: Optional[Any] = None, *, type: Optional[Type[Any]]
     if want not in (bool, int, float, str):
         raise TypeError(f"param({name!r}): give a default of, or a type among, bool, int, float, str")
     given = params()
-    variable = "DROVER_PARAM_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
-    if name in given:
+    variable = "DROVER_PARAM_" + re.sub(r"[^A-Za-z0-9]", "_", name).upper()
+    if given.get(name) is not None:
         return _convert(name, given[name], want)
     if variable in os.environ:
         return _parse(name, os.environ[variable], want)
