@@ -31,7 +31,20 @@ const touchAfter = time.Hour
 // PutBlob stores what r yields and returns its digest and size in bytes. When
 // it returns nil the blob survives a loss of power.
 func (s *Store) PutBlob(ctx context.Context, r io.Reader) (Digest, int64, error) {
-	b, err := s.stage(ctx, r, syncEach)
+	return s.putStaged(s.stage(ctx, r, syncEach))
+}
+
+// PutBlobFile is PutBlob of a file's content.
+func (s *Store) PutBlobFile(ctx context.Context, file string) (Digest, int64, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", 0, fmt.Errorf("storing blob: %w", err)
+	}
+	defer f.Close()
+	return s.putStaged(s.stageFile(ctx, f, syncEach))
+}
+
+func (s *Store) putStaged(b staged, err error) (Digest, int64, error) {
 	if err == nil {
 		err = s.publish(b)
 	}
@@ -42,16 +55,6 @@ func (s *Store) PutBlob(ctx context.Context, r io.Reader) (Digest, int64, error)
 		return "", 0, fmt.Errorf("storing blob: %w", err)
 	}
 	return b.digest, b.size, nil
-}
-
-// PutBlobFile is PutBlob of a file's content.
-func (s *Store) PutBlobFile(ctx context.Context, file string) (Digest, int64, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", 0, fmt.Errorf("storing blob: %w", err)
-	}
-	defer f.Close()
-	return s.PutBlob(ctx, f)
 }
 
 // StatBlob returns ErrNotFound if the blob is not there.
@@ -240,6 +243,29 @@ func (s *Store) stageStream(ctx context.Context, r io.Reader, mode syncMode) (st
 	}
 	b := staged{temp: f.Name()}
 	b.digest, b.size, err = copyHashed(ctx, f, r)
+	return s.stageWritten(b, f, mode, err)
+}
+
+// stageFile is stage of a file's content. Where the file system can share
+// blocks between files, nothing is written.
+func (s *Store) stageFile(ctx context.Context, src *os.File, mode syncMode) (staged, error) {
+	fi, err := src.Stat()
+	if err != nil {
+		return staged{}, err
+	}
+	if fi.Size() < cloneBytes {
+		return s.stage(ctx, src, mode)
+	}
+	f, err := s.createTemp()
+	if err != nil {
+		return staged{}, err
+	}
+	b := staged{temp: f.Name()}
+	b.digest, b.size, err = transfer(ctx, f, src, fi.Size())
+	return s.stageWritten(b, f, mode, err)
+}
+
+func (s *Store) stageWritten(b staged, f *os.File, mode syncMode, err error) (staged, error) {
 	if err == nil && s.hasSize(b.digest, b.size) {
 		f.Close()
 		err := os.Remove(b.temp)

@@ -49,6 +49,19 @@ func copyHashed(ctx context.Context, w *os.File, r io.Reader) (Digest, int64, er
 	}
 }
 
+// cloneBytes is from what size on it is worth asking for shared blocks.
+const cloneBytes = 1 << 20
+
+// transfer copies src, at its start and of about the size given, to dst, which
+// is empty and open for reading too, and hashes it. Where it can, it shares
+// blocks instead, and hashes what dst then has. dst may be nil, to hash only.
+func transfer(ctx context.Context, dst, src *os.File, size int64) (Digest, int64, error) {
+	if dst != nil && size >= cloneBytes && cloneFile(dst, src) {
+		return copyHashed(ctx, nil, dst)
+	}
+	return copyHashed(ctx, dst, src)
+}
+
 // chunkHash hashes whole chunks on a goroutine of its own. A short chunk, the
 // last or only one, is not worth the hand-over.
 type chunkHash struct {

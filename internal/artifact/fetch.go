@@ -109,7 +109,8 @@ func (s *Store) Verify(ctx context.Context, d Digest) error {
 // whole or not at all; a process that dies leaves a folder or file named
 // ".<base of dest>.fetch-<random>" beside it.
 //
-// Files are copies: nothing done to them reaches the store.
+// Nothing done to the files reaches the store: they are copies, or on file
+// systems that can do so (XFS, Btrfs) share blocks with it until one changes.
 func (s *Store) Fetch(ctx context.Context, d Digest, dest string, opts ...FetchOption) error {
 	abs, err := filepath.Abs(dest)
 	if err != nil {
@@ -229,7 +230,7 @@ func makeDirs(m Manifest, tree *os.Root) error {
 }
 
 func (s *Store) writeFile(ctx context.Context, e Entry, tree *os.Root, name string, o fetchOptions) (err error) {
-	f, err := tree.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := tree.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
@@ -260,7 +261,7 @@ func (s *Store) copyFile(ctx context.Context, e Entry, w *os.File) error {
 		return fmt.Errorf("file %q: %w", e.Path, err)
 	}
 	defer f.Close()
-	got, size, err := copyHashed(ctx, w, f)
+	got, size, err := transfer(ctx, w, f, e.Size)
 	switch {
 	case err != nil:
 		return fmt.Errorf("file %q: %w", e.Path, err)

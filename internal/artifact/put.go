@@ -81,7 +81,7 @@ func (s *Store) putAt(ctx context.Context, root *os.Root, name string, opts []Pu
 		}
 	}()
 	err = t.eachFile(ctx, func(ctx context.Context, i int, f *os.File) error {
-		b, err := s.stage(ctx, f, mode)
+		b, err := s.stageFile(ctx, f, mode)
 		if err != nil {
 			return err
 		}

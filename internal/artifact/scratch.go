@@ -57,10 +57,10 @@ func newScratch(parent string) (*scratch, error) {
 	}
 }
 
-// create opens a new file for writing.
+// create opens a new file, to write and read.
 func (c *scratch) create() (*os.File, error) {
 	name := filepath.Join(c.dir, strconv.FormatInt(c.next.Add(1), 36))
-	return os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	return os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 }
 
 func (c *scratch) close() error {

@@ -20,6 +20,11 @@ func syncFilesystem(f *os.File) error {
 	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
 }
 
+// cloneFile makes dst share all blocks of src, if the file system can.
+func cloneFile(dst, src *os.File) bool {
+	return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil
+}
+
 // renameNew renames inside a folder, open twice, without replacing what has
 // the new name.
 func renameNew(folder *os.Root, open *os.File, oldname, newname string) error {
