@@ -27,24 +27,23 @@ type nested struct {
 
 type everything struct {
 	embedded
-	S       string            `codec:"s"`
-	B       bool              `codec:"b"`
-	I       int               `codec:"i"`
-	I8      int8              `codec:"i8"`
-	U       uint64            `codec:"u"`
-	F       float64           `codec:"f"`
-	D       time.Duration     `codec:"d"`
-	L       []string          `codec:"l"`
-	M       map[string]string `codec:"m"`
-	One     *nested           `codec:"one"`
-	Many    []nested          `codec:"many"`
-	By      map[string]nested `codec:"by"`
-	Any     any               `codec:"any"`
-	Raw     []byte            `codec:"raw"`
-	Addr    netip.Addr        `codec:"addr"`
-	Skipped string            `codec:"-"`
-	Untagged,
-	unexported string
+	S        string            `codec:"s"`
+	B        bool              `codec:"b"`
+	I        int               `codec:"i"`
+	I8       int8              `codec:"i8"`
+	U        uint64            `codec:"u"`
+	F        float64           `codec:"f"`
+	D        time.Duration     `codec:"d"`
+	L        []string          `codec:"l"`
+	M        map[string]string `codec:"m"`
+	One      *nested           `codec:"one"`
+	Many     []nested          `codec:"many"`
+	By       map[string]nested `codec:"by"`
+	Any      any               `codec:"any"`
+	Raw      []byte            `codec:"raw"`
+	Addr     netip.Addr        `codec:"addr"`
+	Skipped  string            `codec:"-"`
+	Untagged string
 }
 
 func encode(t *testing.T, v any) []byte {
@@ -70,7 +69,7 @@ func TestDecode(t *testing.T) {
 		{"unknown keys", m{"other": 1}, everything{S: "default", I: 7}},
 		{"plain", m{"s": "x", "b": true, "i": 1, "Untagged": "u"}, everything{S: "x", B: true, I: 1, Untagged: "u"}},
 		{"empty string is set", m{"s": ""}, everything{S: "", I: 7}},
-		{"skipped and unexported", m{"-": "x", "Skipped": "x", "unexported": "x"}, everything{S: "default", I: 7}},
+		{"skipped", m{"-": "x", "Skipped": "x"}, everything{S: "default", I: 7}},
 		{"integers from floats", m{"i": 3.0}, everything{S: "default", I: 3}},
 		{"integers from strings", m{"i": "12", "u": "18446744073709551615"}, everything{S: "default", I: 12, U: math.MaxUint64}},
 		{"big unsigned", m{"u": uint64(math.MaxUint64)}, everything{S: "default", I: 7, U: math.MaxUint64}},

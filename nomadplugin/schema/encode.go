@@ -118,7 +118,11 @@ func diagError(diags hcl.Diagnostics) error {
 	var errs []error
 	for _, d := range diags {
 		if d.Severity == hcl.DiagError {
-			errs = append(errs, fmt.Errorf("%s: %s", lowerFirst(d.Summary), d.Detail))
+			summary := lowerFirst(d.Summary)
+			if summary == "extraneous JSON object property" {
+				summary = "unknown key" // the configuration may never have been JSON
+			}
+			errs = append(errs, fmt.Errorf("%s: %s", summary, d.Detail))
 		}
 	}
 	return errors.Join(errs...)

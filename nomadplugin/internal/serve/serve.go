@@ -82,25 +82,41 @@ func (service) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn)
 func Guards(log hclog.Logger) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
-			defer func() { err = recovered(log, info.FullMethod, recover(), err) }()
-			return h(ctx, req)
+			err = protect(log, info.FullMethod, func() (err error) {
+				resp, err = h(ctx, req)
+				return err
+			})
+			return resp, err
 		}),
-		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
-			defer func() { err = recovered(log, info.FullMethod, recover(), err) }()
-			return h(srv, ss)
+		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+			return protect(log, info.FullMethod, func() error { return h(srv, ss) })
 		}),
 	}
 }
 
-// recovered returns the error of a call that panicked with r, or err if r is
-// nil.
-func recovered(log hclog.Logger, call string, r any, err error) error {
-	if r == nil {
-		return err
-	}
-	log.Error("recovered from a panic", "call", call, "panic", r, "stack", string(debug.Stack()))
-	return status.Errorf(codes.Internal, "panic in %s: %v (the plugin logged its stack)", call, r)
+// protect makes an error of a panic in body, and logs where it came from.
+func protect(log hclog.Logger, call string, body func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			log.Error("recovered from a panic", "call", call, "panic", r, "stack", string(debug.Stack()))
+			err = &panicError{call: call, value: r}
+		}
+	}()
+	return body()
 }
+
+// panicError is what becomes of a panic.
+type panicError struct {
+	call  string
+	value any
+}
+
+func (e *panicError) Error() string {
+	return fmt.Sprintf("panic in %s: %v (the plugin logged its stack)", e.call, e.value)
+}
+
+// GRPCStatus makes it an internal error on the wire.
+func (e *panicError) GRPCStatus() *status.Status { return status.New(codes.Internal, e.Error()) }
 
 // Hold runs the body of a stream and then keeps the stream open until ctx
 // ends, because agents take an ended one badly: a device plugin is dropped for
@@ -116,14 +132,7 @@ func Hold(ctx context.Context, log hclog.Logger, call string, body func() error,
 		log.Error("stream ended early, holding it open", "call", call, "error", err)
 	}
 	if ended != nil {
-		if err := protect(log, call, func() error { ended(err); return nil }); err != nil {
-			log.Error("ending stream", "call", call, "error", err)
-		}
+		ended(err)
 	}
 	<-ctx.Done()
-}
-
-func protect(log hclog.Logger, call string, body func() error) (err error) {
-	defer func() { err = recovered(log, call, recover(), err) }()
-	return body()
 }
