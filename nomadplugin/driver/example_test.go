@@ -138,8 +138,8 @@ func Example() {
 	fmt.Println(p.Driver().StopTask(ctx, "some other task", time.Second, "SIGTERM"))
 
 	// Output:
-	// unknown key: No argument or block type is named "durration". Did you mean "duration"?
 	// missing required argument: The argument "duration" is required, but no definition was found.
+	// unknown key: No argument or block type is named "durration". Did you mean "duration"?
 	// started: <nil>
 	// recovered: <nil>
 	// exit code: 0 <nil>

@@ -114,18 +114,21 @@ func (l level) values() map[string]cty.Value {
 	return out
 }
 
+// diagError makes one error of all faults, in a stable order.
 func diagError(diags hcl.Diagnostics) error {
-	var errs []error
+	var faults []string
 	for _, d := range diags {
-		if d.Severity == hcl.DiagError {
-			summary := lowerFirst(d.Summary)
-			if summary == "extraneous JSON object property" {
-				summary = "unknown key" // the configuration may never have been JSON
-			}
-			errs = append(errs, fmt.Errorf("%s: %s", summary, d.Detail))
+		if d.Severity != hcl.DiagError {
+			continue
 		}
+		summary := lowerFirst(d.Summary)
+		if summary == "extraneous JSON object property" {
+			summary = "unknown key" // the configuration may never have been JSON
+		}
+		faults = append(faults, summary+": "+d.Detail)
 	}
-	return errors.Join(errs...)
+	slices.Sort(faults)
+	return errors.New(strings.Join(faults, "\n"))
 }
 
 func lowerFirst(s string) string {
