@@ -1,0 +1,257 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/drover-ml/drover/orchestrator/api/client"
+	"github.com/drover-ml/drover/orchestrator/cli/term"
+	"github.com/drover-ml/drover/orchestrator/run"
+)
+
+// news is what a run did since the last news, and how it stands now.
+type news struct {
+	run    run.Run
+	events []run.Event
+}
+
+const (
+	// pollWait is how long one request waits for an event.
+	pollWait = 30 * time.Second
+	// pollPause keeps a run that reports much from being asked for all the time.
+	pollPause = 150 * time.Millisecond
+	// redraw is how often running times are renewed on a terminal.
+	redraw = time.Second
+)
+
+// follow shows a run's progress until it ends and returns how it stands then.
+// On a terminal that is a table, redrawn in place; elsewhere, a line for each
+// change. It ends with ctx's error when ctx does.
+func (a *app) follow(ctx context.Context, c *client.Client, id run.ID) (run.Run, error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	updates := make(chan news)
+	failed := make(chan error, 1)
+	go func() { failed <- poll(ctx, c, id, updates) }()
+
+	f := follower{app: a, told: map[string]bool{}}
+	ticker := time.NewTicker(redraw)
+	defer ticker.Stop()
+	for {
+		select {
+		case n := <-updates:
+			f.update(n)
+			if n.run.Phase.Ended() {
+				f.screen.Keep()
+				return n.run, nil
+			}
+		case <-ticker.C:
+			f.draw()
+		case err := <-failed:
+			f.screen.Keep()
+			return f.run, err
+		}
+	}
+}
+
+// poll sends news of a run until it has ended.
+func poll(ctx context.Context, c *client.Client, id run.ID, updates chan<- news) error {
+	var last int64
+	var events []run.Event
+	for {
+		r, err := c.Run(ctx, id)
+		if err != nil {
+			return fmt.Errorf("following run %s: %w", id, err)
+		}
+		select {
+		case updates <- news{r, events}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if r.Phase.Ended() {
+			return nil
+		}
+		select {
+		case <-time.After(pollPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if events, err = c.Events(ctx, id, last, pollWait); err != nil {
+			return fmt.Errorf("following run %s: %w", id, err)
+		}
+		if n := len(events); n > 0 {
+			last = events[n-1].Seq
+		}
+	}
+}
+
+// follower shows news of one run.
+type follower struct {
+	*app
+	run  run.Run
+	told map[string]bool // failed attempts that were shown, phases that were printed
+}
+
+func (f *follower) update(n news) {
+	f.run = n.run
+	f.failures()
+	if !f.screen.Terminal() {
+		f.lines()
+	}
+	f.draw()
+}
+
+// draw redraws the table on a terminal.
+func (f *follower) draw() {
+	if !f.screen.Terminal() || f.run.ID == "" {
+		return
+	}
+	_, height := f.screen.Size()
+	f.screen.Draw(append([]string{""}, fit(f.screen, f.run, f.Now(), height-2)...))
+}
+
+// fit makes a run's table no higher than height: if there are more nodes, those
+// that are under way come first, and the rest is counted.
+func fit(s *term.Screen, r run.Run, now time.Time, height int) []string {
+	lines := nodeTable(s, r, now).Lines()
+	if len(lines) <= height || height < 4 {
+		return lines
+	}
+	room := height - 2 // header and the line that counts
+	var active, rest []run.Node
+	for _, n := range r.Nodes {
+		if n.Phase == run.Running || n.Phase == run.Queued || n.Phase == run.Failed {
+			active = append(active, n)
+		} else {
+			rest = append(rest, n)
+		}
+	}
+	shown := r
+	shown.Nodes = append(active, rest...)
+	left := shown.Nodes[min(room, len(shown.Nodes)):]
+	shown.Nodes = shown.Nodes[:min(room, len(shown.Nodes))]
+	counts := map[run.Phase]int{}
+	for _, n := range left {
+		counts[n.Phase]++
+	}
+	return append(nodeTable(s, shown, now).Lines(), "… and "+phaseCounts(counts))
+}
+
+// phaseCounts writes how many nodes are in each phase.
+func phaseCounts(counts map[run.Phase]int) string {
+	text := ""
+	for _, p := range []run.Phase{run.Running, run.Queued, run.Waiting, run.Succeeded, run.Failed, run.Skipped, run.Cancelled} {
+		if counts[p] == 0 {
+			continue
+		}
+		if text != "" {
+			text += ", "
+		}
+		text += fmt.Sprintf("%d %s", counts[p], p)
+	}
+	return text
+}
+
+// lines prints a line for each node, trial and reason that has changed.
+func (f *follower) lines() {
+	for i := range f.run.Nodes {
+		n := &f.run.Nodes[i]
+		if n.Phase == run.Waiting {
+			continue
+		}
+		f.line(string(n.ID), n.Phase, took(n.Started, n.Ended), joined(progressAtEnd(n), detail(n)))
+		for _, t := range n.Trials {
+			if t.Phase.Ended() {
+				f.line(taskName(n.ID, &t.Index), t.Phase, took(t.Started, t.Ended), joined(trialProgress(t), trialDetail(t)))
+			}
+		}
+	}
+}
+
+// progressAtEnd leaves numbers that change all the time out of lines.
+func progressAtEnd(n *run.Node) string {
+	if !n.Phase.Ended() {
+		return ""
+	}
+	return progress(n)
+}
+
+func trialProgress(t run.Trial) string {
+	text := ""
+	if t.Cached != "" {
+		text = "cached"
+	}
+	for _, m := range topMetrics(t.Metrics, 2) {
+		text = joinWords(text, m)
+	}
+	return text
+}
+
+func trialDetail(t run.Trial) string {
+	if t.Cached != "" {
+		return "from run " + string(t.Cached)
+	}
+	return firstLine(t.Reason)
+}
+
+// took is how long something took that has ended.
+func took(start, end *time.Time) string {
+	if end == nil {
+		return ""
+	}
+	return between(start, end, *end)
+}
+
+func (f *follower) line(name string, phase run.Phase, took, text string) {
+	key := name + "\x00" + string(phase) + "\x00" + text
+	if f.told[key] {
+		return
+	}
+	f.told[key] = true
+	line := fmt.Sprintf("%s  %-24s %-9s %6s  %s", f.Now().Format(time.TimeOnly), name, phase, took, term.Clean(text))
+	f.screen.Printf("%s\n", strings.TrimRight(line, " "))
+}
+
+// failures prints attempts that have failed, once each.
+func (f *follower) failures() {
+	for i := range f.run.Nodes {
+		n := &f.run.Nodes[i]
+		for j := range n.Attempts {
+			at := &n.Attempts[j]
+			key := "failed\x00" + at.JobID
+			if at.Phase != run.Failed || f.told[key] {
+				continue
+			}
+			f.told[key] = true
+			for _, line := range failure(f.screen, n.ID, at) {
+				f.screen.Printf("%s\n", line)
+			}
+		}
+	}
+}
+
+func joined(a, b string) string {
+	if a != "" && b != "" {
+		return a + "; " + b
+	}
+	return a + b
+}
+
+func joinWords(a, b string) string {
+	if a != "" && b != "" {
+		return a + " " + b
+	}
+	return a + b
+}
+
+// detached tells how to come back to a run that goes on.
+func (a *app) detached(id run.ID, err error) error {
+	if !errors.Is(err, context.Canceled) {
+		return err
+	}
+	a.screen.Printf("\nDetached; run %s goes on.\n  follow it again: drover status -follow %s\n  end it:          drover cancel %s\n", id, id, id)
+	return errInterrupted
+}

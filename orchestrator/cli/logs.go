@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/drover-ml/drover/orchestrator/run"
+)
+
+func (a *app) logsCmd() *cobra.Command {
+	var opts struct {
+		trial, attempt int
+		stderr, follow bool
+		tail           int64
+	}
+	cmd := &cobra.Command{
+		Use:   "logs RUN STEP",
+		Short: "Print a step's output",
+		Long: `Print what a step has written to its standard output, or with -stderr to its
+standard error. Without -attempt it is the last attempt's.`,
+		Example:           "  drover logs -follow 01jd8x7k2mqv step.train\n  drover logs -stderr -trial 2 01jd8x7k2mqv sweep.search",
+		Args:              exactArgs("RUN", "STEP"),
+		ValidArgsFunction: a.completeRunAndNode,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			n, err := findNode(cmd.Context(), c, run.ID(args[0]), args[1])
+			if err != nil {
+				return err
+			}
+			s := run.LogSelector{Node: n.ID, Attempt: opts.attempt, Stream: "stdout", Tail: opts.tail, Follow: opts.follow}
+			if opts.stderr {
+				s.Stream = "stderr"
+			}
+			if cmd.Flags().Changed("trial") {
+				s.Trial = &opts.trial
+			}
+			logs, err := c.Logs(cmd.Context(), run.ID(args[0]), s)
+			if err != nil {
+				return err
+			}
+			defer logs.Close()
+			if _, err := io.Copy(a.Out, logs); err != nil {
+				if cmd.Context().Err() != nil {
+					return errInterrupted
+				}
+				return fmt.Errorf("reading the log: %w", err)
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&opts.follow, "follow", false, "Go on until the task ends")
+	flags.BoolVar(&opts.stderr, "stderr", false, "Print standard error")
+	flags.IntVar(&opts.trial, "trial", 0, "`NUMBER` of the trial, of a sweep")
+	flags.IntVar(&opts.attempt, "attempt", 0, "`NUMBER` of the attempt, from 1")
+	flags.Int64Var(&opts.tail, "tail", 0, "Only the last so many `BYTES`")
+	return cmd
+}
+
+func (a *app) cancelCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "cancel RUN",
+		Short: "End a run",
+		Long: `End a run: its tasks are stopped, then its steps with on_exit run. Cancelling it
+again ends those too.`,
+		Args:              exactArgs("RUN"),
+		ValidArgsFunction: a.completeRun,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			r, err := c.Cancel(cmd.Context(), run.ID(args[0]))
+			if err != nil {
+				return err
+			}
+			if r.Phase.Ended() {
+				a.screen.Printf("Run %s is %s.\n", r.ID, r.Phase)
+			} else {
+				a.screen.Printf("Run %s is being cancelled. Follow it: drover status -follow %s\n", r.ID, r.ID)
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) retryCmd() *cobra.Command {
+	var detach bool
+	cmd := &cobra.Command{
+		Use:   "retry RUN",
+		Short: "Take up a run that failed or was cancelled",
+		Long: `Take up a run that failed or was cancelled, and follow it. What succeeded
+stays; everything else runs again, with the same pipeline file and sources.`,
+		Args:              exactArgs("RUN"),
+		ValidArgsFunction: a.completeRun,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			health, err := c.Health(cmd.Context())
+			if err != nil {
+				return err
+			}
+			r, err := c.Retry(cmd.Context(), run.ID(args[0]))
+			if err != nil {
+				return err
+			}
+			a.screen.Printf("Run %s goes on.\n", r.ID)
+			if detach {
+				return nil
+			}
+			return a.watch(cmd.Context(), c, r.ID, health.Gateway, false)
+		},
+	}
+	cmd.Flags().BoolVar(&detach, "detach", false, "Do not follow it")
+	return cmd
+}

@@ -1,0 +1,306 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/drover-ml/drover/orchestrator/api"
+	"github.com/drover-ml/drover/orchestrator/api/client"
+	"github.com/drover-ml/drover/orchestrator/cli/term"
+	"github.com/drover-ml/drover/orchestrator/pipeline"
+	"github.com/drover-ml/drover/orchestrator/run"
+)
+
+func (a *app) runsCmd() *cobra.Command {
+	var opts struct {
+		filter client.RunFilter
+		phase  string
+		before string
+		asJSON bool
+	}
+	cmd := &cobra.Command{
+		Use:   "runs",
+		Short: "List runs",
+		Long:  "List the workspace's runs, the newest first.",
+		Args:  exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			opts.filter.Phase, opts.filter.Before = run.Phase(opts.phase), run.ID(opts.before)
+			page, err := c.Runs(cmd.Context(), opts.filter)
+			if err != nil {
+				return err
+			}
+			if opts.asJSON {
+				return a.printJSON(page.Runs)
+			}
+			a.printRuns(page)
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&opts.filter.Pipeline, "pipeline", "", "Only runs of the pipeline `NAME`")
+	flags.StringVar(&opts.phase, "phase", "", "Only runs in `PHASE`: "+strings.Join(phases, ", "))
+	flags.IntVar(&opts.filter.Limit, "limit", 20, "`NUMBER` of runs to list, at most 1000")
+	flags.StringVar(&opts.before, "before", "", "Only runs older than `RUN`")
+	flags.BoolVar(&opts.asJSON, "json", false, "Print JSON")
+	mustComplete(cmd, "phase", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return phases, cobra.ShellCompDirectiveNoFileComp
+	})
+	return cmd
+}
+
+var phases = []string{string(run.Waiting), string(run.Queued), string(run.Running), string(run.Succeeded), string(run.Failed), string(run.Cancelled)}
+
+func (a *app) printRuns(page api.RunPage) {
+	if len(page.Runs) == 0 {
+		a.screen.Printf("No runs. Start one with: drover run PIPELINE\n")
+		return
+	}
+	now := a.Now()
+	t := term.NewTable("RUN", "PIPELINE", "PHASE", "SUBMITTED", "TIME", "BY", "ERROR")
+	for _, r := range page.Runs {
+		t.Row(string(r.ID), r.Pipeline, a.screen.Paint(phaseColor(r.Phase), string(r.Phase)), ago(r.Submitted, now),
+			between(r.Started, r.Ended, now), r.By, term.Clean(firstLine(r.Error)))
+	}
+	a.screen.Print(t)
+	if page.Next != "" {
+		a.screen.Printf("There are older ones: drover runs -before %s\n", page.Next)
+	}
+}
+
+func (a *app) statusCmd() *cobra.Command {
+	var follow, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status RUN [STEP]",
+		Short: "Say how a run, or one of its steps, stands",
+		Long: `Say how a run stands, and of each step what it waits for, where it runs, or
+how it ended. With STEP, tell everything about that one: attempts, inputs,
+outputs, parameters and metrics. Without STEP, -follow stays until the end.`,
+		Example:           "  drover status 01jd8x7k2mqv\n  drover status 01jd8x7k2mqv step.train",
+		Args:              rangeArgs(1, "RUN", "STEP"),
+		ValidArgsFunction: a.completeRunAndNode,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			id := run.ID(args[0])
+			if follow {
+				health, err := c.Health(cmd.Context())
+				if err != nil {
+					return err
+				}
+				return a.watch(cmd.Context(), c, id, health.Gateway, asJSON)
+			}
+			r, err := c.Run(cmd.Context(), id)
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				if asJSON {
+					return a.printJSON(r)
+				}
+				a.printRun(r)
+				return nil
+			}
+			n, err := nodeOf(r, args[1])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return a.printJSON(n)
+			}
+			a.printNode(n)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&follow, "follow", false, "Show progress until the run has ended")
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+// nodeOf finds a node of a run by its ID, or by its name alone if only one node
+// has that name.
+func nodeOf(r run.Run, name string) (*run.Node, error) {
+	var found []*run.Node
+	var ids []string
+	for i := range r.Nodes {
+		n := &r.Nodes[i]
+		if string(n.ID) == name {
+			return n, nil
+		}
+		if _, label, _ := strings.Cut(string(n.ID), "."); label == name {
+			found = append(found, n)
+		}
+		ids = append(ids, string(n.ID))
+	}
+	if len(found) == 1 {
+		return found[0], nil
+	}
+	if len(ids) > 20 {
+		ids = append(ids[:20], "…")
+	}
+	return nil, fmt.Errorf("run %s has no step %q; it has %s", r.ID, name, strings.Join(ids, ", "))
+}
+
+// findNode asks for a run and finds a node of it.
+func findNode(ctx context.Context, c *client.Client, id run.ID, name string) (*run.Node, error) {
+	r, err := c.Run(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return nodeOf(r, name)
+}
+
+func (a *app) printRun(r run.Run) {
+	a.screen.Fields(
+		"Run", string(r.ID),
+		"Pipeline", r.Pipeline,
+		"Workspace", r.Workspace,
+		"Phase", a.screen.Paint(phaseColor(r.Phase), string(r.Phase)),
+		"Error", term.Clean(r.Error),
+		"By", r.By,
+		"Submitted", stamp(&r.Submitted),
+		"Started", stamp(r.Started),
+		"Ended", stamp(r.Ended),
+		"Variables", pairs(r.Variables),
+	)
+	a.screen.Printf("\n")
+	a.screen.Print(nodeTable(a.screen, r, a.Now()))
+}
+
+func (a *app) printNode(n *run.Node) {
+	now := a.Now()
+	a.screen.Fields(
+		"Step", string(n.ID),
+		"Phase", a.screen.Paint(phaseColor(n.Phase), string(n.Phase)),
+		"Reason", term.Clean(n.Reason),
+		"Cached from", string(n.Cached),
+		"Depends on", joinIDs(n.Depends),
+		"Started", stamp(n.Started),
+		"Time", between(n.Started, n.Ended, now),
+		"Params", pairs(n.Params),
+		"Metrics", strings.Join(topMetrics(n.Metrics, len(n.Metrics)), " "),
+		"Progress", progress(n),
+		"Model", modelOf(n),
+		"Endpoint", n.Endpoint,
+	)
+	for _, line := range gateLines(n) {
+		a.screen.Printf("%s\n", line)
+	}
+	a.printArtifacts(n)
+	if len(n.Trials) > 0 {
+		a.screen.Printf("\nTrials\n")
+		t := term.NewTable("TRIAL", "PHASE", "TIME", "PARAMS", "METRICS", "DETAIL")
+		for _, tr := range n.Trials {
+			t.Row(trialMark(n, tr), a.screen.Paint(phaseColor(tr.Phase), string(tr.Phase)), between(tr.Started, tr.Ended, now),
+				pairs(tr.Params), strings.Join(topMetrics(tr.Metrics, 3), " "), term.Clean(firstLine(tr.Reason)))
+		}
+		a.screen.Print(t)
+	}
+	if len(n.Attempts) > 0 {
+		a.screen.Printf("\nAttempts\n")
+		t := term.NewTable("ATTEMPT", "PHASE", "TIME", "NODE", "ALLOC", "JOB", "DETAIL")
+		for i := range n.Attempts {
+			at := &n.Attempts[i]
+			t.Row(attemptMark(at), a.screen.Paint(phaseColor(at.Phase), string(at.Phase)), between(at.Started, at.Ended, now),
+				at.NodeName, at.AllocID[:min(8, len(at.AllocID))], at.JobID, term.Clean(attemptDetail(at)))
+		}
+		a.screen.Print(t)
+	}
+	for i := range n.Attempts {
+		if at := &n.Attempts[i]; at.Phase == run.Failed {
+			a.screen.Printf("\n")
+			for _, line := range failure(a.screen, n.ID, at) {
+				a.screen.Printf("%s\n", line)
+			}
+		}
+	}
+}
+
+// printArtifacts lists what a node read and left.
+func (a *app) printArtifacts(n *run.Node) {
+	if len(n.Inputs)+len(n.Outputs) == 0 {
+		return
+	}
+	a.screen.Printf("\nArtefacts\n")
+	t := term.NewTable("KIND", "NAME", "DIGEST", "SIZE")
+	for _, name := range slices.Sorted(maps.Keys(n.Inputs)) {
+		t.Row("input", name, n.Inputs[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.Outputs)) {
+		o := n.Outputs[name]
+		t.Row("output", name, o.Digest, bytesOf(o.Bytes))
+	}
+	a.screen.Print(t)
+}
+
+func trialMark(n *run.Node, t run.Trial) string {
+	mark := fmt.Sprint(t.Index)
+	if n.Best != nil && *n.Best == t.Index {
+		mark += " best"
+	}
+	return mark
+}
+
+func attemptMark(at *run.Attempt) string {
+	if at.Trial != nil {
+		return fmt.Sprintf("%d of trial %d", at.Number, *at.Trial)
+	}
+	return fmt.Sprint(at.Number)
+}
+
+func attemptDetail(at *run.Attempt) string {
+	text := firstLine(at.Reason)
+	if at.Phase == run.Failed {
+		text = firstLine(exitReason(at))
+	}
+	if at.ResumedFrom != nil {
+		text = joined(text, fmt.Sprintf("resumed from step %d", *at.ResumedFrom))
+	}
+	if len(at.Devices) > 0 {
+		text = joined(text, "devices "+strings.Join(at.Devices, " "))
+	}
+	return text
+}
+
+func modelOf(n *run.Node) string {
+	if n.Version == 0 {
+		return n.Model
+	}
+	return fmt.Sprintf("%s version %d", n.Model, n.Version)
+}
+
+func joinIDs(ids []pipeline.NodeID) string {
+	text := make([]string, len(ids))
+	for i, id := range ids {
+		text[i] = string(id)
+	}
+	return strings.Join(text, " ")
+}
+
+// pairs writes names and values in order of name.
+func pairs(m map[string]any) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, k+"="+value(m[k]))
+	}
+	return term.Clean(strings.Join(out, " "))
+}
+
+// stamp writes a moment in local time.
+func stamp(t *time.Time) string {
+	if t == nil || t.IsZero() {
+		return ""
+	}
+	return t.Local().Format("2006-01-02 15:04:05")
+}
