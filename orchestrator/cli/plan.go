@@ -13,6 +13,7 @@ import (
 
 	"github.com/drover-ml/drover/orchestrator/api/client"
 	"github.com/drover-ml/drover/orchestrator/cli/term"
+	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
@@ -90,7 +91,7 @@ func (a *app) plan(ctx context.Context, f *file, sources map[string]client.Sourc
 		}
 		fmt.Fprintf(a.Err, "No server answers at %s, so what is cached is not known.\n", c.Address())
 	}
-	return planOffline(sub)
+	return run.PlanAlone(sub, jobspec.Cluster{})
 }
 
 // writeJobs writes each job of a plan to a file of its own.

@@ -47,17 +47,31 @@ type PlannedNode struct {
 // planID stands for the run in a plan's jobs.
 const planID = "plan"
 
-// Plan says what a submission would do, and does nothing.
+// Plan says what a submission would do, and does nothing. What it names need
+// not have been uploaded.
 func (e *Engine) Plan(ctx context.Context, s Submission) (Plan, error) {
-	p, err := e.check(ctx, &s)
+	return plan(s, e.config.JobCluster, func(kind pipeline.Kind, t pipeline.Task) (*CacheEntry, string) {
+		return e.cached(ctx, s, kind, t)
+	})
+}
+
+// PlanAlone is Plan without an engine: nothing is known to be cached.
+func PlanAlone(s Submission, c jobspec.Cluster) (Plan, error) {
+	return plan(s, c, func(kind pipeline.Kind, t pipeline.Task) (*CacheEntry, string) {
+		return nil, t.CacheKey(kind)
+	})
+}
+
+func plan(s Submission, c jobspec.Cluster, cached func(pipeline.Kind, pipeline.Task) (*CacheEntry, string)) (Plan, error) {
+	p, err := inspect(&s)
 	if err != nil {
 		return Plan{}, err
 	}
 	plan := Plan{Pipeline: p.Name, Variables: p.Variables}
-	pl := planner{engine: e, submission: s, pipeline: p.Name, known: pipeline.Results{}}
+	pl := planner{submission: s, pipeline: p.Name, cluster: c, cached: cached, known: pipeline.Results{}}
 	for _, n := range p.Nodes {
 		x := PlannedNode{ID: n.ID, Kind: n.Kind, DependsOn: n.DependsOn}
-		if err := pl.node(ctx, n, &x); err != nil {
+		if err := pl.node(n, &x); err != nil {
 			return Plan{}, fmt.Errorf("planning %s: %w", n.ID, err)
 		}
 		plan.Nodes = append(plan.Nodes, x)
@@ -68,13 +82,15 @@ func (e *Engine) Plan(ctx context.Context, s Submission) (Plan, error) {
 // planner goes through a graph with the results that are known without
 // running anything.
 type planner struct {
-	engine     *Engine
 	submission Submission
 	pipeline   string
-	known      pipeline.Results
+	cluster    jobspec.Cluster
+	// cached looks up a task's result, nil if there is none, and gives its key.
+	cached func(pipeline.Kind, pipeline.Task) (*CacheEntry, string)
+	known  pipeline.Results
 }
 
-func (p *planner) node(ctx context.Context, n *pipeline.Node, x *PlannedNode) error {
+func (p *planner) node(n *pipeline.Node, x *PlannedNode) error {
 	if n.Kind == pipeline.KindDataset {
 		x.Action = ActDecide
 		p.known[n.ID] = pipeline.Result{Status: pipeline.Succeeded, Outputs: map[string]string{"data": p.submission.Uploads[n.Dataset.Path]}}
@@ -101,22 +117,22 @@ func (p *planner) node(ctx context.Context, n *pipeline.Node, x *PlannedNode) er
 	}
 	switch n.Kind {
 	case pipeline.KindStep:
-		return p.step(ctx, n, x)
+		return p.step(n, x)
 	case pipeline.KindSweep:
-		return p.sweep(ctx, n, x)
+		return p.sweep(n, x)
 	default:
 		x.Action = ActDecide
 		return nil
 	}
 }
 
-func (p *planner) step(ctx context.Context, n *pipeline.Node, x *PlannedNode) error {
+func (p *planner) step(n *pipeline.Node, x *PlannedNode) error {
 	task, diags := n.Resolve(p.known)
 	if diags.HasErrors() {
 		x.Action, x.Reason = ActFail, explain(diags)
 		return nil
 	}
-	hit, err := p.task(ctx, n, nil, task, x)
+	hit, err := p.task(n, nil, task, x)
 	if err != nil || hit == nil {
 		return err
 	}
@@ -126,15 +142,15 @@ func (p *planner) step(ctx context.Context, n *pipeline.Node, x *PlannedNode) er
 }
 
 // task adds the job of a task to x unless its result is there.
-func (p *planner) task(ctx context.Context, n *pipeline.Node, trial *int, task pipeline.Task, x *PlannedNode) (*CacheEntry, error) {
-	hit, key := p.engine.cached(ctx, p.submission, n.Kind, task)
+func (p *planner) task(n *pipeline.Node, trial *int, task pipeline.Task, x *PlannedNode) (*CacheEntry, error) {
+	hit, key := p.cached(n.Kind, task)
 	x.CacheKey, x.Action = key, ActRun
 	if hit != nil {
 		return hit, nil
 	}
 	job, err := jobspec.Task(jobspec.Identity{
 		Run: planID, Node: n.ID, Trial: trial, Attempt: 1, Workspace: p.submission.Workspace, Pipeline: p.pipeline,
-	}, task, p.engine.config.JobCluster)
+	}, task, p.cluster)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +158,7 @@ func (p *planner) task(ctx context.Context, n *pipeline.Node, trial *int, task p
 	return nil, nil
 }
 
-func (p *planner) sweep(ctx context.Context, n *pipeline.Node, x *PlannedNode) error {
+func (p *planner) sweep(n *pipeline.Node, x *PlannedNode) error {
 	tasks, diags := n.Trials(p.known)
 	if diags.HasErrors() {
 		x.Action, x.Reason = ActFail, explain(diags)
@@ -151,7 +167,7 @@ func (p *planner) sweep(ctx context.Context, n *pipeline.Node, x *PlannedNode) e
 	var best *Trial
 	var from ID
 	for i, task := range tasks {
-		hit, err := p.task(ctx, n, &i, task, x)
+		hit, err := p.task(n, &i, task, x)
 		if err != nil {
 			return err
 		}

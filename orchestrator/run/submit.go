@@ -47,8 +47,8 @@ func parse(s Submission) (*pipeline.Pipeline, hcl.Diagnostics) {
 	})
 }
 
-// check parses a new submission and checks that everything it names is there.
-func (e *Engine) check(ctx context.Context, s *Submission) (*pipeline.Pipeline, error) {
+// inspect parses a new submission and checks everything that it says by itself.
+func inspect(s *Submission) (*pipeline.Pipeline, error) {
 	if s.Workspace == "" {
 		s.Workspace = "default"
 	}
@@ -74,17 +74,27 @@ func (e *Engine) check(ctx context.Context, s *Submission) (*pipeline.Pipeline, 
 		return nil, invalidPipeline(*s, diags)
 	}
 	for _, path := range p.Paths {
-		field := "uploads." + path.Path
-		digest, err := artifact.ParseDigest(s.Uploads[path.Path])
-		if err != nil {
-			return nil, problem.At(field, "%s:%d names %q, which was not uploaded", path.Range.Filename, path.Range.Start.Line, path.Path)
+		if _, err := artifact.ParseDigest(s.Uploads[path.Path]); err != nil {
+			return nil, problem.At("uploads."+path.Path, "%s:%d names %q, which was not uploaded", path.Range.Filename, path.Range.Start.Line, path.Path)
 		}
+	}
+	return p, nil
+}
+
+// check inspects a new submission and checks that everything it names is there.
+func (e *Engine) check(ctx context.Context, s *Submission) (*pipeline.Pipeline, error) {
+	p, err := inspect(s)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range p.Paths {
+		digest := artifact.Digest(s.Uploads[path.Path])
 		has, err := e.config.Artifacts.Has(ctx, digest)
 		if err != nil {
 			return nil, problem.New(problem.Unavailable, "looking for %s in the artefact store: %w", path.Path, err)
 		}
 		if !has {
-			return nil, problem.At(field, "%s: artefact %s is not whole in the artefact store: upload it again", path.Path, digest)
+			return nil, problem.At("uploads."+path.Path, "%s: artefact %s is not whole in the artefact store: upload it again", path.Path, digest)
 		}
 	}
 	return p, nil
