@@ -85,22 +85,29 @@ func difference(want, got artifact.Manifest) string {
 		g, ok := have[w.Path]
 		switch {
 		case !ok:
-			return fmt.Sprintf("file %q is missing", w.Path)
+			return fmt.Sprintf("%s is missing", fileName(w.Path))
 		case g.Link != w.Link:
-			return fmt.Sprintf("file %q is another kind of file, or links elsewhere, than was sealed", w.Path)
+			return fmt.Sprintf("%s is another kind of file, or links elsewhere, than was sealed", fileName(w.Path))
 		case g.Size != w.Size:
-			return fmt.Sprintf("file %q has %d bytes, %d were sealed", w.Path, g.Size, w.Size)
+			return fmt.Sprintf("%s has %d bytes, %d were sealed", fileName(w.Path), g.Size, w.Size)
 		case g.SHA256 != w.SHA256:
-			return fmt.Sprintf("file %q changed: its SHA-256 is not the sealed one", w.Path)
+			return fmt.Sprintf("%s changed: its SHA-256 is not the sealed one", fileName(w.Path))
 		case g != w:
-			return fmt.Sprintf("file %q has mode %s, %s was sealed", w.Path, g.Mode, w.Mode)
+			return fmt.Sprintf("%s has mode %s, %s was sealed", fileName(w.Path), g.Mode, w.Mode)
 		}
 		delete(have, w.Path)
 	}
 	for name := range have {
-		return fmt.Sprintf("file %q was added after sealing", name)
+		return fmt.Sprintf("%s was added after sealing", fileName(name))
 	}
 	return "its folders changed after sealing"
+}
+
+func fileName(path string) string {
+	if path == "." {
+		return "the file" // the step is one
+	}
+	return fmt.Sprintf("file %q", path)
 }
 
 // setAside moves a step out of the way, or removes it where even that fails,
