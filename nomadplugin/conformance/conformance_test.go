@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/drover-ml/drover/nomadplugin/base"
 	"github.com/drover-ml/drover/nomadplugin/device"
 	"github.com/drover-ml/drover/nomadplugin/driver"
@@ -46,41 +48,69 @@ func self(role, fault string) Config {
 	}
 }
 
-func TestGoodDevicePlugin(t *testing.T) { Run(t, self("device", "")) }
-func TestGoodDriverPlugin(t *testing.T) { Run(t, self("driver", "")) }
+func TestGoodDevicePlugin(t *testing.T) {
+	t.Parallel()
+	Run(t, self("device", ""))
+}
+
+func TestGoodDriverPlugin(t *testing.T) {
+	t.Parallel()
+	Run(t, self("driver", ""))
+}
 
 // Every check finds the fault that it is there for.
 func TestEveryCheckCanFail(t *testing.T) {
+	t.Parallel()
+	type outcome struct {
+		result Result
+		err    error
+	}
+	all := checks()
+	outcomes := make([]outcome, len(all))
+	var g errgroup.Group
+	g.SetLimit(8) // they wait, most of the time
+	for i, c := range all {
+		g.Go(func() error {
+			r, err := runSabotaged(t.Context(), c)
+			outcomes[i] = outcome{r, err}
+			return nil
+		})
+	}
+	_ = g.Wait()
 	names := map[string]bool{}
-	for _, c := range checks() {
+	for i, c := range all {
 		if names[c.name] {
 			t.Fatalf("two checks are named %s", c.name)
 		}
 		names[c.name] = true
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			role := "device"
-			if c.typ == base.TypeDriver {
-				role = "driver"
-			}
-			cfg := self(role, c.name)
-			cfg.StartLimit, cfg.Patience = 500*time.Millisecond, 2*time.Second
-			s, err := newSession(t.Context(), cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.close()
 			want := StatusFail
 			if c.advice {
 				want = StatusWarn
 			}
-			r := s.runCheck(t.Context(), c)
-			if r.Status != want || r.Why == "" {
-				t.Errorf("got %+v, want %s", r, want)
+			r, err := outcomes[i].result, outcomes[i].err
+			if err != nil || r.Status != want || r.Why == "" {
+				t.Errorf("got %+v, %v, want %s", r, err, want)
 			}
 			t.Log(r.Detail)
 		})
 	}
+}
+
+// runSabotaged runs a check on a plugin that is broken in its way.
+func runSabotaged(ctx context.Context, c check) (Result, error) {
+	role := "device"
+	if c.typ == base.TypeDriver {
+		role = "driver"
+	}
+	cfg := self(role, c.name)
+	cfg.StartLimit, cfg.Patience = 500*time.Millisecond, 2*time.Second
+	s, err := newSession(ctx, cfg)
+	if err != nil {
+		return Result{}, err
+	}
+	defer s.close()
+	return s.runCheck(ctx, c), nil
 }
 
 func TestUncheckable(t *testing.T) {
