@@ -210,6 +210,10 @@ func depthOfTokens(filename string, src []byte) (offset int) {
 			m.end()
 		case hclsyntax.TokenNewline:
 			m.newline()
+		case hclsyntax.TokenComment: // # takes the newline with it
+			if bytes.HasSuffix(token.Bytes, []byte("\n")) {
+				m.newline()
+			}
 		case hclsyntax.TokenPlus, hclsyntax.TokenMinus, hclsyntax.TokenStar, hclsyntax.TokenSlash,
 			hclsyntax.TokenPercent, hclsyntax.TokenBang, hclsyntax.TokenEqualOp, hclsyntax.TokenNotEqual,
 			hclsyntax.TokenLessThan, hclsyntax.TokenLessThanEq, hclsyntax.TokenGreaterThan,

@@ -20,7 +20,7 @@ func FuzzDepth(f *testing.F) {
 		}
 		offset, _, sure := depthOfBytes(src)
 		if sure && offset < 0 && depthOfTokens("f", src) >= 0 {
-			t.Fatalf("the fast scan misses how deep %q is", src)
+			t.Fatalf("the fast scan misses how deep %d × %q is", times, unit)
 		}
 	})
 }

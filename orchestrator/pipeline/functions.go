@@ -87,10 +87,10 @@ var functions = sync.OnceValue(func() map[string]function.Function {
 		"jsonencode": stdlib.JSONEncodeFunc,
 
 		"tobool":   stdlib.MakeToFunc(cty.Bool),
-		"tolist":   stdlib.MakeToFunc(cty.List(cty.DynamicPseudoType)),
+		"tolist":   fromTuple(stdlib.MakeToFunc(cty.List(cty.DynamicPseudoType)), cty.List, cty.ListVal),
 		"tomap":    stdlib.MakeToFunc(cty.Map(cty.DynamicPseudoType)),
 		"tonumber": stdlib.MakeToFunc(cty.Number),
-		"toset":    stdlib.MakeToFunc(cty.Set(cty.DynamicPseudoType)),
+		"toset":    fromTuple(stdlib.MakeToFunc(cty.Set(cty.DynamicPseudoType)), cty.Set, cty.SetVal),
 		"tostring": stdlib.MakeToFunc(cty.String),
 	}
 	return fs
@@ -105,6 +105,39 @@ func affixFunc(has func(s, affix string) bool) function.Function {
 		Type:   function.StaticReturnType(cty.Bool),
 		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
 			return cty.BoolVal(has(args[0].AsString(), args[1].AsString())), nil
+		},
+	})
+}
+
+// fromTuple is tolist or toset, in linear time for what is mostly given: a
+// tuple whose elements are all of one type. The conversion itself compares the
+// types of all elements with each other, which takes seconds for 10,000.
+func fromTuple(f function.Function, of func(cty.Type) cty.Type, make func([]cty.Value) cty.Value) function.Function {
+	element := func(v cty.Value) (cty.Type, bool) {
+		if !v.IsKnown() || v.IsNull() || !v.Type().IsTupleType() || v.LengthInt() == 0 {
+			return cty.NilType, false
+		}
+		types := v.Type().TupleElementTypes()
+		for _, ty := range types {
+			if !ty.Equals(types[0]) || !ty.IsPrimitiveType() {
+				return cty.NilType, false
+			}
+		}
+		return types[0], true
+	}
+	return function.New(&function.Spec{
+		Params: f.Params(),
+		Type: func(args []cty.Value) (cty.Type, error) {
+			if ty, ok := element(args[0]); ok {
+				return of(ty), nil
+			}
+			return f.ReturnTypeForValues(args)
+		},
+		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+			if _, ok := element(args[0]); ok {
+				return make(args[0].AsValueSlice()), nil
+			}
+			return f.Call(args)
 		},
 	})
 }

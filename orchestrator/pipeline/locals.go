@@ -1,7 +1,10 @@
 package pipeline
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -44,9 +47,13 @@ func (s *scope) declareLocals(block *hclsyntax.Block) {
 	}
 }
 
-// bindLocals binds and tries all locals, used or not.
+// bindLocals binds and tries all locals, used or not, in the order of the
+// file, so that a cycle is always told from the same one.
 func (s *scope) bindLocals() {
-	for _, l := range s.locals {
+	inOrder := slices.SortedFunc(maps.Values(s.locals), func(a, b *local) int {
+		return cmp.Compare(a.attr.NameRange.Start.Byte, b.attr.NameRange.Start.Byte)
+	})
+	for _, l := range inOrder {
 		s.diags = append(s.diags, l.bind(s, l.attr.NameRange)...)
 		if _, diags := l.value(s.atParse); diags.HasErrors() {
 			s.diags = append(s.diags, diags...)

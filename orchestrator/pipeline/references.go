@@ -140,14 +140,10 @@ func (w *usageWalker) constant(expr hclsyntax.Expression) (cty.Value, bool) {
 	return v, true
 }
 
-func isEntityKind(name string) bool {
-	switch Kind(name) {
-	case KindDataset, KindStep, KindSweep, KindGate, KindModel, KindEndpoint:
-		return true
-	default:
-		return false
-	}
-}
+// kinds are all kinds of nodes.
+var kinds = []Kind{KindDataset, KindStep, KindSweep, KindGate, KindModel, KindEndpoint}
+
+func isEntityKind(name string) bool { return slices.Contains(kinds, Kind(name)) }
 
 // roots are the first parts of references.
 var roots = []string{"var", "local", "each", "run", "dataset", "step", "sweep", "gate", "model", "endpoint"}
@@ -190,8 +186,8 @@ func (w *usageWalker) traversal(t hcl.Traversal) hcl.Diagnostics {
 }
 
 func (s *scope) unknownRoot(root string) string {
-	for kind, entities := range s.entities {
-		if entities[root] != nil {
+	for _, kind := range kinds {
+		if s.entities[kind][root] != nil {
 			return fmt.Sprintf("There is nothing named %q. Did you mean %s.%s?", root, kind, root)
 		}
 	}
@@ -326,8 +322,8 @@ func (s *scope) reference(t hcl.Traversal) (reference, hcl.Diagnostics) {
 }
 
 func (s *scope) unknownEntity(kind Kind, name string) string {
-	for other, entities := range s.entities {
-		if other != kind && entities[name] != nil {
+	for _, other := range kinds {
+		if other != kind && s.entities[other][name] != nil {
 			return fmt.Sprintf("There is no %s %q. Did you mean %s.%s?", kind, name, other, name)
 		}
 	}
