@@ -63,6 +63,7 @@ func metricsSteps(t *testing.T, c *nomad.TaskConfig) []int64 {
 // A node is lost in the middle of a training. Another goes on from the last
 // sealed checkpoint, and ends as if nothing had happened.
 func TestResumeElsewhere(t *testing.T) {
+	t.Parallel()
 	first, store := newStoreNode(t)
 	c := first.trainTask(training(`{"steps": 5, "hang": 3}`, "run/train"))
 	first.start(c)
@@ -106,6 +107,7 @@ func TestResumeElsewhere(t *testing.T) {
 // B20: what is not whole is set aside, with a reason, and the newest that is
 // whole is used. B21: by number.
 func TestBadCheckpoints(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name   string
 		damage func(dir string) error
@@ -185,6 +187,7 @@ func flip(path string) error {
 // The command is killed at random moments, also inside a checkpoint, and ends
 // as if it had not been.
 func TestKilledAtRandom(t *testing.T) {
+	t.Parallel()
 	n, store := newStoreNode(t)
 	c := n.trainTask(training(`{"steps": 40, "pause": 0.05}`, "run/random"))
 	for kills := 0; ; kills++ {
@@ -240,6 +243,7 @@ func TestKilledAtRandom(t *testing.T) {
 // A training under the driver's own key that has succeeded is complete: the
 // next one starts from the beginning.
 func TestCompleteTrainingIsNotResumed(t *testing.T) {
+	t.Parallel()
 	n, store := newStoreNode(t)
 	for range 2 {
 		c := n.trainTask(training(`{"steps": 3}`, ""))
@@ -258,6 +262,7 @@ func TestCompleteTrainingIsNotResumed(t *testing.T) {
 // A store that fails for a while costs no task: checkpoints are copied when it
 // is back.
 func TestStoreFailsForAWhile(t *testing.T) {
+	t.Parallel()
 	n, store := newStoreNode(t)
 	dir := strings.TrimPrefix(store.URL(), "file://")
 	c := n.trainTask(training(`{"steps": 2, "hang": 2}`, "run/away"))

@@ -7,5 +7,6 @@ import (
 )
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	conformance.Run(t, conformance.Config{Path: binary, Plugin: map[string]any{"state_dir": t.TempDir()}})
 }

@@ -27,6 +27,7 @@ func (n *node) environ(c *nomad.TaskConfig) map[string]string {
 }
 
 func TestContract(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(with(shell(dump), map[string]any{
 		"run": "run-7", "step": "train", "attempt": 2, "seed": 42,
@@ -63,6 +64,7 @@ func TestContract(t *testing.T) {
 
 // B19: exactly what was reserved, whatever the job says.
 func TestDevices(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	wide := map[string]string{"NVIDIA_VISIBLE_DEVICES": "all", "CUDA_VISIBLE_DEVICES": "0,1"}
 	for _, test := range []struct {
@@ -90,6 +92,7 @@ func TestDevices(t *testing.T) {
 }
 
 func TestUser(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -121,6 +124,7 @@ func TestUser(t *testing.T) {
 }
 
 func TestInputsAndOutputs(t *testing.T) {
+	t.Parallel()
 	n, store := newStoreNode(t)
 	data := t.TempDir()
 	for name, content := range map[string]string{"a.csv": "1,2\n", "sub/b.csv": "3,4\n"} {
@@ -192,6 +196,7 @@ func TestInputsAndOutputs(t *testing.T) {
 }
 
 func TestOutputFailures(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ name, script, want string }{
 		{"missing", "true", `no output "model"`},
 		{"leads out of the folder", `ln -s /etc/passwd "$DROVER_OUTPUT_DIR/model"`, "link"},
@@ -214,6 +219,7 @@ func TestOutputFailures(t *testing.T) {
 }
 
 func TestBadInputs(t *testing.T) {
+	t.Parallel()
 	n, store := newStoreNode(t)
 	absent := "sha256:" + strings.Repeat("0", 64)
 	input := func(source string) map[string]any {
@@ -271,6 +277,7 @@ func TestBadInputs(t *testing.T) {
 
 // What a task does to its inputs reaches no other task.
 func TestInputsAreCopies(t *testing.T) {
+	t.Parallel()
 	n, store := newStoreNode(t)
 	digest, _, err := store.Put(n.ctx(), "testdata/input.txt")
 	if err != nil {
@@ -288,6 +295,7 @@ func TestInputsAreCopies(t *testing.T) {
 }
 
 func TestStall(t *testing.T) {
+	t.Parallel()
 	n, store := newStoreNode(t)
 	c := n.task(with(shell(`echo '{"step":1,"metrics":{"loss":1}}' >> "$DROVER_METRICS_FILE"; exec sleep 1000`),
 		map[string]any{"stall_timeout": "1s", "result_key": "r"}))

@@ -13,6 +13,7 @@ import (
 )
 
 func TestExec(t *testing.T) {
+	t.Parallel()
 	for _, groups := range []string{"auto", "off"} {
 		t.Run("cgroups "+groups, func(t *testing.T) {
 			n := newNode(t, map[string]any{"cgroups": groups})
@@ -62,6 +63,7 @@ func (b *buffer) String() string {
 }
 
 func TestExecStreaming(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell("exec sleep 1000"))
 	n.start(c)
@@ -94,6 +96,7 @@ func TestExecStreaming(t *testing.T) {
 }
 
 func TestTerminalSize(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell("exec sleep 1000"))
 	n.start(c)
@@ -120,6 +123,7 @@ func TestTerminalSize(t *testing.T) {
 
 // Commands beside a task end with it.
 func TestExecEndsWithTheTask(t *testing.T) {
+	t.Parallel()
 	for _, groups := range []string{"auto", "off"} {
 		t.Run("cgroups "+groups, func(t *testing.T) {
 			n := newNode(t, map[string]any{"cgroups": groups})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"github.com/drover-ml/drover/nomadplugin/schema"
 	"github.com/drover-ml/drover/task-driver/cgroup"
 	"github.com/drover-ml/drover/task-driver/process"
+	"github.com/drover-ml/drover/task-driver/task"
 )
 
 // binary is the real plugin, built once for all tests.
@@ -46,7 +48,7 @@ const patience = 30 * time.Second
 
 // node is a machine with the plugin, as an agent sees it.
 type node struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	config map[string]any
 	spec   *schema.Spec
@@ -58,7 +60,7 @@ type node struct {
 }
 
 // newNode launches the plugin. Config is added to the plugin's config block.
-func newNode(t *testing.T, config map[string]any) *node {
+func newNode(t testing.TB, config map[string]any) *node {
 	t.Helper()
 	n := &node{t: t, dir: t.TempDir(), config: map[string]any{}}
 	n.config["state_dir"] = filepath.Join(n.dir, "state")
@@ -129,7 +131,7 @@ func (n *node) driver() *nomad.Client { return n.plugin.Driver() }
 func (n *node) task(config map[string]any) *nomad.TaskConfig {
 	n.t.Helper()
 	n.tasks++
-	alloc := fmt.Sprintf("alloc-%d-%s", n.tasks, filepath.Base(n.dir))
+	alloc := "test-" + strings.ToLower(rand.Text()) // unique on the machine, as control groups are
 	c := &nomad.TaskConfig{
 		Name: "main", AllocID: alloc, JobID: "job", JobName: "job", Group: "task", Namespace: "default",
 		NodeID: "node-1", NodeName: "test", AllocDir: filepath.Join(n.dir, "alloc", alloc),
@@ -231,7 +233,12 @@ func inFolder(c *nomad.TaskConfig, elem ...string) string {
 	return file(c, append([]string{mltask.Folder}, elem...)...)
 }
 
-func read(t *testing.T, path string) string {
+// stateFile is a file of the task's state.
+func (n *node) stateFile(c *nomad.TaskConfig, name string) string {
+	return filepath.Join(string(task.DirOf(n.config["state_dir"].(string), c.ID)), name)
+}
+
+func read(t testing.TB, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -254,7 +261,7 @@ func (n *node) log(c *nomad.TaskConfig) string {
 }
 
 // eventually waits for a condition that nothing announces.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -290,7 +297,11 @@ func (n *node) messages(c *nomad.TaskConfig) []string {
 // shown waits until an event was shown that holds a text.
 func (n *node) shown(c *nomad.TaskConfig, text string) {
 	n.t.Helper()
-	eventually(n.t, fmt.Sprintf("event %q, have %q", text, n.messages(c)), func() bool { return n.count(c, text) > 0 })
+	for deadline := time.Now().Add(patience); n.count(c, text) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			n.t.Fatalf("no event %q among %q\n%s", text, n.messages(c), n.log(c))
+		}
+	}
 }
 
 func (n *node) count(c *nomad.TaskConfig, text string) int {

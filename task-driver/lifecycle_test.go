@@ -14,6 +14,7 @@ import (
 )
 
 func TestExitCodes(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	for _, test := range []struct {
 		name, script string
@@ -33,6 +34,7 @@ func TestExitCodes(t *testing.T) {
 }
 
 func TestTaskState(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell("echo hello; exit 3"))
 	n.start(c)
@@ -61,6 +63,7 @@ func TestTaskState(t *testing.T) {
 
 // B15: all of the tree ends, in order: SIGTERM, and SIGKILL after the timeout.
 func TestStopEndsTheTree(t *testing.T) {
+	t.Parallel()
 	for _, groups := range []string{"auto", "off"} {
 		t.Run("cgroups "+groups, func(t *testing.T) {
 			n := newNode(t, map[string]any{"cgroups": groups})
@@ -110,6 +113,7 @@ func readIf(path string) string {
 
 // The command's own end ends what it left behind, too.
 func TestExitEndsTheTree(t *testing.T) {
+	t.Parallel()
 	for _, groups := range []string{"auto", "off"} {
 		t.Run("cgroups "+groups, func(t *testing.T) {
 			n := newNode(t, map[string]any{"cgroups": groups})
@@ -126,6 +130,7 @@ func TestExitEndsTheTree(t *testing.T) {
 }
 
 func TestStopWithinGrace(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell(`trap 'exit 4' USR2; touch ready; while true; do sleep 0.05; done`))
 	n.start(c)
@@ -143,6 +148,7 @@ func TestStopWithinGrace(t *testing.T) {
 }
 
 func TestSignal(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell(`trap 'exit 9' USR1; touch ready; while true; do sleep 0.05; done`))
 	n.start(c)
@@ -159,6 +165,7 @@ func TestSignal(t *testing.T) {
 }
 
 func TestDestroy(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell("sleep 1000"))
 	n.start(c)
@@ -178,6 +185,7 @@ func TestDestroy(t *testing.T) {
 }
 
 func TestStats(t *testing.T) {
+	t.Parallel()
 	for _, groups := range []string{"auto", "off"} {
 		t.Run("cgroups "+groups, func(t *testing.T) {
 			n := newNode(t, map[string]any{"cgroups": groups})
@@ -204,6 +212,7 @@ func TestStats(t *testing.T) {
 // B17: out of memory is what the kernel counted, not what the exit code looks
 // like.
 func TestOutOfMemory(t *testing.T) {
+	t.Parallel()
 	needGroups(t)
 	hog := `python3 -c 'b = bytearray(300 << 20); b[::4096] = b"x" * len(b[::4096])'`
 	for _, test := range []struct {
@@ -230,6 +239,7 @@ func TestOutOfMemory(t *testing.T) {
 }
 
 func TestStartErrors(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	for _, test := range []struct {
 		name   string
@@ -264,6 +274,7 @@ func TestStartErrors(t *testing.T) {
 // B16 d: a log FIFO that nobody reads, or that is gone, is an error in bounded
 // time. (A task in operation keeps the files that it has.)
 func TestLogFIFO(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell("echo out; echo err >&2"))
 	for _, f := range []string{c.StdoutPath, c.StderrPath} {

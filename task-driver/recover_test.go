@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,6 +42,7 @@ func ranOnce(t *testing.T, c *nomad.TaskConfig) {
 }
 
 func TestTaskOutlivesThePlugin(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell(slow))
 	h := n.start(c)
@@ -62,6 +64,7 @@ func TestTaskOutlivesThePlugin(t *testing.T) {
 // B16 a: an exit while no plugin runs is delivered, and the command not run
 // again.
 func TestExitWhileThePluginIsDown(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell(slow))
 	h := n.start(c)
@@ -89,6 +92,7 @@ func TestExitWhileThePluginIsDown(t *testing.T) {
 
 // B16 b: a task killed while no plugin ran is not taken for a running one.
 func TestLostWhileThePluginIsDown(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell(slow))
 	h := n.start(c)
@@ -114,6 +118,7 @@ func TestLostWhileThePluginIsDown(t *testing.T) {
 // A supervisor that is killed takes the whole tree with it, and the task has
 // failed with the reason.
 func TestSupervisorKilled(t *testing.T) {
+	t.Parallel()
 	for _, groups := range []string{"auto", "off"} {
 		t.Run("cgroups "+groups, func(t *testing.T) {
 			n := newNode(t, map[string]any{"cgroups": groups})
@@ -143,6 +148,7 @@ func TestSupervisorKilled(t *testing.T) {
 
 // B14: a PID that belongs to somebody else by now is left alone.
 func TestReusedPID(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name   string
 		change func(id *process.ID)
@@ -204,6 +210,7 @@ func TestReusedPID(t *testing.T) {
 }
 
 func TestRecoverRefuses(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell("true"))
 	for _, test := range []struct {
@@ -227,6 +234,7 @@ func TestRecoverRefuses(t *testing.T) {
 // A plugin killed at any moment of StartTask, and asked again, starts the
 // command once.
 func TestKilledWhileStarting(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	for i := range 20 {
 		c := n.task(shell(slow))
@@ -254,6 +262,7 @@ func TestKilledWhileStarting(t *testing.T) {
 // An agent that was killed before it stored a handle starts the task again
 // under a new ID. The start that it does not know of ends first.
 func TestForgottenStart(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell(slow))
 	n.start(c)
@@ -274,6 +283,7 @@ func TestForgottenStart(t *testing.T) {
 
 // Each event is shown once, over restarts of the plugin.
 func TestEventsOnce(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(with(shell(`
 		for step in 1 2 3 4 5 6; do
@@ -286,6 +296,12 @@ func TestEventsOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.shown(c, fmt.Sprintf("Checkpoint %d sealed", step))
+		// A plugin that is killed between showing an event and noting that
+		// shows it again; that moment is not this test's.
+		eventually(t, "the note", func() bool {
+			seen, _ := strconv.Atoi(readIf(n.stateFile(c, "events.seen")))
+			return seen == len(readIf(n.stateFile(c, "events.jsonl")))
+		})
 		n.crash()
 		n.launch()
 		if err := n.recover(h); err != nil {
@@ -302,6 +318,7 @@ func TestEventsOnce(t *testing.T) {
 
 // What the task writes after its log collector's death waits for the next one.
 func TestLogCollectorRestarts(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell(`echo one; while [ ! -e go ]; do sleep 0.02; done; echo two`))
 	if err := os.Remove(c.StdoutPath); err != nil {
