@@ -174,6 +174,21 @@ class Process(TaskCase):
         self.assertEqual((process.returncode, out), (0, "drained\n"), err)
         connection.close()
 
+    def test_a_signal_while_loading_ends_it_at_once(self) -> None:
+        code = (
+            "import drover, threading\n"
+            "def load():\n"
+            "    print('loading')\n"
+            "    threading.Event().wait()\n"
+            "drover.serve(load, model='never', inputs=[], outputs=[], port=0)\n"
+        )
+        process = self.start(code, {})
+        assert process.stdout is not None
+        self.assertEqual(process.stdout.readline(), "loading\n")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        self.assertEqual(process.returncode, drover.STOPPED)
+
     def test_a_bad_port_is_said(self) -> None:
         with mock.patch.dict(os.environ, {"NOMAD_PORT_http": "http"}), self.assertRaisesRegex(drover.DroverError, "not a port"):
             drover.Server(model="m", inputs=[], outputs=[])

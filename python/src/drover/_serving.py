@@ -19,9 +19,11 @@ import time
 import traceback
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import FrameType
 from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ._run import DroverError
+from ._stop import Stopped
 from ._tensors import BadInput, Tensor, check_all, decode, encode
 
 Predict = Callable[[Dict[str, Any]], Mapping[str, Any]]
@@ -55,11 +57,9 @@ def serve(
 
     On SIGTERM the server says that it is not ready, takes requests for linger
     seconds more, as those who send them need time to notice, and then waits up
-    to drain seconds for those it has.
+    to drain seconds for those it has. A second signal, or one while the model
+    is being loaded, ends it at once with status 143.
     """
-    stop = threading.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda _signum, _frame: stop.set())
     server = Server(
         model=model,
         inputs=inputs,
@@ -70,6 +70,15 @@ def serve(
         concurrency=concurrency,
         max_body_bytes=max_body_bytes,
     )
+    stop = threading.Event()
+
+    def on_signal(_signum: int, _frame: Optional[FrameType]) -> None:
+        if stop.is_set() or not server.is_ready:
+            raise Stopped  # nothing to drain yet, or not to be waited for any longer
+        stop.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, on_signal)
     server.start()
     try:
         print(f"drover: loading model {model!r}; live at {server.url}", file=sys.stderr, flush=True)
@@ -78,6 +87,9 @@ def serve(
         stop.wait()
         server.unready()
         time.sleep(linger)
+    except Stopped:
+        drain = 0.0
+        raise
     finally:
         left = server.stop(drain)
         if left:
