@@ -29,6 +29,9 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
+// HTTPStatus is the status to answer with.
+func (e *Error) HTTPStatus() int { return e.Status }
+
 func notFound(format string, args ...any) error {
 	return &Error{http.StatusNotFound, fmt.Sprintf(format, args...)}
 }

@@ -134,7 +134,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
 	stdin, toStdin := io.Pipe()
-	resize := make(chan Size)
+	resize := make(chan api.TerminalSize)
 	go receiveInput(ctx, cancel, ws, toStdin, resize)
 	out := &socketWriter{ws: ws}
 	code, err := c.ExecAlloc(ctx, r.PathValue("id"), q.Get("task"), Exec{Command: command, TTY: flag(r, "tty"), Stdin: stdin,
@@ -149,9 +149,9 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		// 3000 and up are Nomad's codes for HTTP statuses.
 		status := http.StatusInternalServerError
-		var known *control.Error
+		var known interface{ HTTPStatus() int }
 		if errors.As(err, &known) {
-			status = known.Status
+			status = known.HTTPStatus()
 		}
 		out.close(3000+status, err.Error())
 		return
@@ -162,7 +162,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 }
 
 // receiveInput passes on what the client sends, until it is gone.
-func receiveInput(ctx context.Context, cancel func(), ws *websocket.Conn, stdin *io.PipeWriter, resize chan<- Size) {
+func receiveInput(ctx context.Context, cancel func(), ws *websocket.Conn, stdin *io.PipeWriter, resize chan<- api.TerminalSize) {
 	defer cancel()
 	defer stdin.Close()
 	for {
@@ -172,7 +172,7 @@ func receiveInput(ctx context.Context, cancel func(), ws *websocket.Conn, stdin 
 		}
 		if in.TTYSize != nil {
 			select {
-			case resize <- Size{Height: in.TTYSize.Height, Width: in.TTYSize.Width}:
+			case resize <- *in.TTYSize:
 			case <-ctx.Done():
 				return
 			}

@@ -61,11 +61,8 @@ type Exec struct {
 	Stdin   io.Reader
 	Stdout  io.Writer
 	Stderr  io.Writer
-	Resize  <-chan Size
+	Resize  <-chan api.TerminalSize
 }
-
-// Size is a terminal's size.
-type Size struct{ Height, Width int }
 
 // Config configures a Server.
 type Config struct {
@@ -126,11 +123,11 @@ func (s *Server) unknown(w http.ResponseWriter, r *http.Request) {
 // fail writes an error as Nomad does: its text, with the status it stands for.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusInternalServerError
-	var known *control.Error
+	var known interface{ HTTPStatus() int }
 	var tooBig *http.MaxBytesError
 	switch {
 	case errors.As(err, &known):
-		status = known.Status
+		status = known.HTTPStatus()
 	case errors.As(err, &tooBig):
 		status = http.StatusRequestEntityTooLarge
 	}
