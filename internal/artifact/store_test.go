@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -372,6 +373,39 @@ func TestRecords(t *testing.T) {
 	if err := s.GetRecord(ctx, "results/b", &got); !errors.Is(err, artifact.ErrNotFound) {
 		t.Errorf("deleted record: %v", err)
 	}
+}
+
+func TestManyMayMakeAStoreAndPutTheSame(t *testing.T) {
+	ctx := context.Background()
+	url := "file://" + filepath.Join(t.TempDir(), "store")
+	src := filepath.Join(t.TempDir(), "src")
+	writeTree(t, src, map[string]string{"a": "a", "b/c": strings.Repeat("c", 3<<20)})
+	want, _, err := artifact.DigestOf(ctx, src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			s, err := artifact.Open(url)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer s.Close()
+			d, _, err := s.Put(ctx, src)
+			if err == nil {
+				err = s.PutRecord(ctx, "same/key", d)
+			}
+			if err == nil {
+				err = s.Verify(ctx, d)
+			}
+			if err != nil || d != want {
+				t.Errorf("Put = %v, %v; want %v", d, err, want)
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestHostileNames(t *testing.T) {
