@@ -169,16 +169,30 @@ func (n *Nomad) Stop(ctx context.Context, id string) error {
 	return nil
 }
 
-// ReadFile reads a piece of an allocation's file. See run.Cluster.
+// ReadFile reads a piece of an allocation's file. See run.Cluster. It asks
+// through the server, which knows the way to the client.
 func (n *Nomad) ReadFile(ctx context.Context, allocID, path string, offset, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	q := url.Values{"path": {path}, "offset": {strconv.FormatInt(offset, 10)}, "limit": {strconv.FormatInt(limit, 10)}}
-	// Asked through the server, which knows the way to the client.
-	r, err := n.client.Raw().Response("/v1/client/fs/readat/"+url.PathEscape(allocID)+"?"+q.Encode(), (&api.QueryOptions{}).WithContext(ctx))
+	q := (&api.QueryOptions{}).WithContext(ctx)
+	params := url.Values{"path": {path}}
+	// To a read of a file that is not there, Nomad answers 200 with a message
+	// for content. What is there is asked for first.
+	var info api.AllocFileInfo
+	_, err := n.client.Raw().Query("/v1/client/fs/stat/"+url.PathEscape(allocID)+"?"+params.Encode(), &info, q)
 	if status := statusOf(err); status == http.StatusNotFound || status >= 500 && strings.Contains(err.Error(), "no such file") {
-		return nil, nil // Nomad answers 500 to a file that is not there (yet)
+		return nil, nil
 	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for %s of allocation %s: %w", path, allocID, err)
+	}
+	limit = min(limit, info.Size-offset)
+	if limit <= 0 {
+		return nil, nil
+	}
+	params.Set("offset", strconv.FormatInt(offset, 10))
+	params.Set("limit", strconv.FormatInt(limit, 10))
+	r, err := n.client.Raw().Response("/v1/client/fs/readat/"+url.PathEscape(allocID)+"?"+params.Encode(), q)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s of allocation %s: %w", path, allocID, err)
 	}

@@ -268,8 +268,8 @@ func (c *Cluster) Register(ctx context.Context, spec *api.Job, base uint64) erro
 // place starts an allocation of a job. c.mu is held.
 func (c *Cluster) place(j *job) {
 	id := *j.spec.ID
-	if c.full != "" {
-		c.announce(run.Update{JobID: id, Waits: &c.full})
+	if waits := c.waits(j); waits != "" {
+		c.announce(run.Update{JobID: id, Waits: &waits})
 		return
 	}
 	c.index++
@@ -284,6 +284,15 @@ func (c *Cluster) place(j *job) {
 	c.publish(a)
 	t := Task{Job: j.spec, AllocID: a.ID, NodeName: a.NodeName, Start: c.starts[id], Stopped: a.done, cluster: c, alloc: a}
 	c.wg.Go(func() { c.live(j, a, t) })
+}
+
+// waits says why a job cannot be placed: the cluster is full, or the job has a
+// constraint, as no pretend node has attributes.
+func (c *Cluster) waits(j *job) string {
+	if len(j.spec.Constraints) > 0 {
+		return "1 node filtered by " + j.spec.Constraints[0].LTarget
+	}
+	return c.full
 }
 
 // live is an allocation's life.
@@ -416,7 +425,7 @@ func (c *Cluster) Job(ctx context.Context, id string) (s run.JobState, err error
 			s.Dead = s.Dead && a.Ended()
 		}
 		if len(j.allocs) == 0 && !j.stopped {
-			s.Dead, s.Waits = false, c.full
+			s.Dead, s.Waits = false, c.waits(j)
 		}
 		return nil
 	})
