@@ -37,6 +37,9 @@ const (
 	rescheduleDelay  = 5 * time.Second
 	rescheduleMax    = 2 * time.Minute
 	progressHeadroom = time.Minute
+	// an instance that ends leaves discovery first, and goes on serving until
+	// gateways have noticed
+	shutdownDelay = 2 * time.Second
 )
 
 // Endpoint compiles a revision of an endpoint to a service job. Every revision
@@ -88,9 +91,10 @@ func Endpoint(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Clust
 		AutoPromote:      new(false),
 	}
 	job.TaskGroups = []*api.TaskGroup{{
-		Name:     new(GroupName),
-		Count:    &e.Count,
-		Networks: []*api.NetworkResource{{DynamicPorts: []api.Port{{Label: e.Port}}}},
+		Name:          new(GroupName),
+		Count:         &e.Count,
+		ShutdownDelay: new(shutdownDelay),
+		Networks:      []*api.NetworkResource{{DynamicPorts: []api.Port{{Label: e.Port}}}},
 		Services: []*api.Service{{
 			Name:      ServiceName(id.Workspace, id.Name),
 			Provider:  "nomad",
