@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -187,23 +188,11 @@ that path of the endpoint itself.`,
 			if err != nil {
 				return err
 			}
-			req, err := http.NewRequestWithContext(cmd.Context(), http.MethodPost, target, bytes.NewReader(body))
+			ctx, cancel := context.WithTimeout(cmd.Context(), opts.timeout)
+			defer cancel()
+			answer, err := a.predict(ctx, args[0], target, body)
 			if err != nil {
-				return usagef("gateway address: %s", err)
-			}
-			req.Header.Set("Content-Type", "application/json")
-			req.Header.Set("Drover-Workspace", a.workspaceName())
-			resp, err := (&http.Client{Timeout: opts.timeout}).Do(req)
-			if err != nil {
-				return fmt.Errorf("calling the gateway (DROVER_GATEWAY names another): %w", err)
-			}
-			defer resp.Body.Close()
-			answer, err := io.ReadAll(io.LimitReader(resp.Body, maxPredictOutput))
-			if err != nil {
-				return fmt.Errorf("reading the answer of endpoint %s: %w", args[0], err)
-			}
-			if resp.StatusCode >= 300 {
-				return fmt.Errorf("endpoint %s answered %s: %s", args[0], resp.Status, answerDetail(answer))
+				return err
 			}
 			_, err = fmt.Fprintf(a.Out, "%s\n", bytes.TrimRight(answer, "\n"))
 			return err
@@ -212,8 +201,67 @@ that path of the endpoint itself.`,
 	flags := cmd.Flags()
 	flags.StringVar(&opts.input, "input", "-", "`FILE` with the request, - for standard input")
 	flags.StringVar(&opts.path, "path", "", "`PATH` of the endpoint to send it to, such as /predict")
-	flags.DurationVar(&opts.timeout, "timeout", time.Minute, "How long to wait for the answer, as a `DURATION`")
+	flags.DurationVar(&opts.timeout, "timeout", time.Minute, "How long to wait for the answer, and until the endpoint is ready, as a `DURATION`")
 	return cmd
+}
+
+// predict sends a request and returns the answer. While the endpoint is not
+// ready it waits, as the gateway asks for, until ctx ends.
+func (a *app) predict(ctx context.Context, endpoint, target string, body []byte) ([]byte, error) {
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
+		if err != nil {
+			return nil, usagef("gateway address: %s", err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Drover-Workspace", a.workspaceName())
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return nil, fmt.Errorf("calling the gateway (DROVER_GATEWAY names another): %w", err)
+		}
+		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxPredictOutput))
+		resp.Body.Close()
+		if err != nil {
+			return nil, fmt.Errorf("reading the answer of endpoint %s: %w", endpoint, err)
+		}
+		if resp.StatusCode < 300 {
+			return answer, nil
+		}
+		refusal := fmt.Errorf("endpoint %s answered %s: %s", endpoint, resp.Status, answerDetail(answer))
+		if !a.worthWaiting(ctx, endpoint, resp) {
+			return nil, refusal
+		}
+		select {
+		case <-time.After(predictPause):
+		case <-ctx.Done():
+			return nil, refusal
+		}
+	}
+}
+
+// predictPause is how long predict waits for an endpoint that is not ready.
+const predictPause = 500 * time.Millisecond
+
+// worthWaiting reports whether an endpoint that refused may serve soon: the
+// gateway says so, or it has yet to hear of an endpoint that the server says is
+// live.
+func (a *app) worthWaiting(ctx context.Context, endpoint string, resp *http.Response) bool {
+	switch resp.StatusCode {
+	case http.StatusServiceUnavailable:
+		return resp.Header.Get("Retry-After") != ""
+	case http.StatusNotFound:
+		c, err := a.client()
+		if err != nil {
+			return false
+		}
+		if _, err := c.Health(ctx); err != nil {
+			return false
+		}
+		e, err := c.Endpoint(ctx, endpoint)
+		return err == nil && e.Status == registry.Live
+	default:
+		return false
+	}
 }
 
 func (a *app) predictInput(name string) ([]byte, error) {

@@ -216,6 +216,12 @@ func comparison(runs []run.Run, all bool) []compared {
 }
 
 func compareNode(n *run.Node, set func(kind, name string, v any)) {
+	if n.Kind == pipeline.KindModel {
+		if n.Version > 0 {
+			set("model", "version", float64(n.Version))
+		}
+		return // its metrics and files are its steps'
+	}
 	for _, k := range slices.Sorted(maps.Keys(n.Params)) {
 		set("param", k, n.Params[k])
 	}
@@ -227,9 +233,6 @@ func compareNode(n *run.Node, set func(kind, name string, v any)) {
 	}
 	if n.Gate != nil {
 		set("gate", "verdict", verdictWord(n.Gate))
-	}
-	if n.Kind == pipeline.KindModel && n.Version > 0 {
-		set("model", "version", float64(n.Version))
 	}
 }
 

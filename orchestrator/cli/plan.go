@@ -30,9 +30,16 @@ func (a *app) planCmd() *cobra.Command {
 		Long: `Show what a run would do, and do nothing: each step with what it depends on,
 whether its result is cached, and the Nomad jobs that would be registered now.
 
-A step whose inputs or parameters come from a step that has yet to run has no
-job until that one has ended. Without a server, or with -offline, nothing is
-known to be cached.
+The action of a step is one of
+  cached   the result is there, from an earlier run
+  run      its jobs would be registered now
+  unknown  its inputs or parameters come from a step that has yet to run, and so
+           it has no job until that one has ended
+  skip     its condition says no
+  fail     it cannot run, for the reason shown
+  decide   gates, models and endpoints, once their time comes
+
+Without a server, or with -offline, nothing is known to be cached.
 
 With -out, each job is written to DIR/<job ID>.json, a file that
 nomad job run -json accepts.`,
@@ -130,7 +137,11 @@ func (a *app) printPlan(p *pipeline.Pipeline, plan run.Plan, out string) {
 		case n.Reason != "":
 			detail = firstLine(n.Reason)
 		}
-		t.Row(string(n.ID), a.screen.Paint(actionColor(n.Action), string(n.Action)), joinIDs(n.DependsOn), term.Clean(detail))
+		action := string(n.Action)
+		if n.Kind == pipeline.KindDataset {
+			action = "" // it is there
+		}
+		t.Row(string(n.ID), a.screen.Paint(actionColor(n.Action), action), joinIDs(n.DependsOn), term.Clean(detail))
 		for _, job := range n.Jobs {
 			jobs = append(jobs, *job.ID)
 		}
@@ -163,6 +174,8 @@ func actionColor(a run.Action) term.Color {
 		return term.Green
 	case run.ActRun:
 		return term.Cyan
+	case run.ActFail:
+		return term.Red
 	default:
 		return term.Dim
 	}
