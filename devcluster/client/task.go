@@ -107,7 +107,13 @@ func (t *taskRunner) append(events []*api.TaskEvent) {
 	t.row.State.Events = all[max(0, len(all)-keptEvents):]
 }
 
-func (t *taskRunner) event(events ...*api.TaskEvent) { t.change(func(*taskRow) {}, events...) }
+// event adds events and reports them. They become durable with the next change.
+func (t *taskRunner) event(events ...*api.TaskEvent) {
+	t.mu.Lock()
+	t.append(events)
+	t.mu.Unlock()
+	t.r.changed()
+}
 
 // addEvent only adds an event; the caller reports it.
 func (t *taskRunner) addEvent(e *api.TaskEvent) {

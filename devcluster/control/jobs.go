@@ -89,6 +89,12 @@ func prepare(in *api.Job) (*api.Job, error) {
 		return nil, invalid("Job ID hasn't been provided")
 	}
 	job.Canonicalize()
+	if len(job.Datacenters) == 0 {
+		job.Datacenters = []string{"*"}
+	}
+	if *job.NodePool == "" {
+		job.NodePool = ptr(api.NodePoolDefault)
+	}
 	if err := validate(job); err != nil {
 		return nil, err
 	}

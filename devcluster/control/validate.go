@@ -32,9 +32,6 @@ func validate(j *api.Job) error {
 	default:
 		bad("invalid job type: %q", *j.Type)
 	}
-	if len(j.Datacenters) == 0 {
-		bad("missing job datacenters")
-	}
 	if len(j.TaskGroups) == 0 {
 		bad("missing job task groups")
 	}
