@@ -266,10 +266,10 @@ func checkDeviceStats(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := within(ctx, fingerprintLimit)
+	statsCtx, cancel := within(ctx, s.cfg.Patience)
 	defer cancel()
 	readings := 0
-	err = p.device.Stats(ctx, 100*time.Millisecond, func(stats []device.GroupStats) error {
+	err = p.device.Stats(statsCtx, 100*time.Millisecond, func(stats []device.GroupStats) error {
 		if len(stats) == 0 {
 			return nil // keeps the reading before it
 		}
@@ -281,8 +281,11 @@ func checkDeviceStats(ctx context.Context, s *session) error {
 		}
 		return nil
 	})
-	if err == errEnough {
+	switch {
+	case err == errEnough:
 		return nil
+	case readings == 0 && statsCtx.Err() != nil:
+		return skipf("the plugin sends no statistics (at 100 ms, within %v)", s.cfg.Patience)
 	}
 	return fmt.Errorf("after %d readings at 100 ms: %w", readings, err)
 }
