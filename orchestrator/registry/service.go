@@ -14,9 +14,21 @@ type Registry struct{ store Store }
 // New returns a registry over a store.
 func New(s Store) *Registry { return &Registry{store: s} }
 
-// namePattern is what names of models, aliases, endpoints and workspaces look
-// like: nothing in them means anything to a path, a URL or a service name.
-var namePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$`)
+// Names of models, aliases and workspaces have nothing in them that means
+// something to a path or a URL; those of workspaces are part of job IDs and
+// service names, too.
+var (
+	namePattern      = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$`)
+	workspacePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,31}$`)
+)
+
+// CheckWorkspace returns a problem if name is not a valid name of a workspace.
+func CheckWorkspace(name string) error {
+	if !workspacePattern.MatchString(name) {
+		return problem.At("workspace", "workspace: a name is 1 to 32 letters, digits and '-', starting with a letter or digit")
+	}
+	return nil
+}
 
 // CheckName returns a problem about field if name is not a valid name.
 func CheckName(field, name string) error {
@@ -28,7 +40,7 @@ func CheckName(field, name string) error {
 
 // Models lists a workspace's models by name.
 func (r *Registry) Models(ctx context.Context, workspace string) ([]Model, error) {
-	if err := CheckName("workspace", workspace); err != nil {
+	if err := CheckWorkspace(workspace); err != nil {
 		return nil, err
 	}
 	return r.store.Models(ctx, workspace)
@@ -113,7 +125,7 @@ func (r *Registry) AliasMoves(ctx context.Context, workspace, model string) ([]A
 }
 
 func check(workspace, model string) error {
-	if err := CheckName("workspace", workspace); err != nil {
+	if err := CheckWorkspace(workspace); err != nil {
 		return err
 	}
 	return CheckName("model", model)

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/hcl/v2"
+
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 )
 
@@ -15,7 +17,8 @@ import (
 // cluster or the artefact store, so it may die at any moment.
 type actor struct {
 	engine *Engine
-	state  State // nodes and attempts live below, not in here
+	graph  *pipeline.Pipeline // nil if it must be parsed first; dropped by build
+	state  State              // nodes and attempts live below, not in here
 	nodes  []*node
 	byID   map[pipeline.NodeID]*node
 	known  pipeline.Results    // how the nodes that have ended did
@@ -74,6 +77,8 @@ type attempt struct {
 	heard   time.Time
 	asked   bool // an inspection is under way
 	missed  bool // news came while busy
+	// troubled attempts say that the cluster does not answer.
+	troubled bool
 	// lookedUp is the displaced allocation whose record was looked for.
 	lookedUp string
 }
@@ -187,8 +192,11 @@ func (a *actor) live(ctx context.Context) {
 		a.flush(ctx)
 		return
 	}
-	for jobID := range a.open {
+	for jobID, at := range a.open {
 		a.engine.subscribe(jobID, a)
+		if at.Phase == Running && at.task.node.Kind != pipeline.KindEndpoint {
+			a.engine.tails.add(jobID, at.AllocID, a)
+		}
 	}
 	for {
 		a.advance(ctx)
@@ -215,9 +223,13 @@ func (a *actor) live(ctx context.Context) {
 // build makes the graph from the stored submission and finds out what every
 // node waits for.
 func (a *actor) build() error {
-	p, diags := parse(a.state.Submission)
-	if diags.HasErrors() {
-		return fmt.Errorf("this server does not understand the run's pipeline file any more: %w", diags)
+	p := a.graph
+	a.graph = nil
+	if p == nil {
+		var diags hcl.Diagnostics
+		if p, diags = parse(a.state.Submission); diags.HasErrors() {
+			return fmt.Errorf("this server does not understand the run's pipeline file any more: %w", diags)
+		}
 	}
 	exits := map[pipeline.NodeID]bool{}
 	for _, def := range p.Nodes {

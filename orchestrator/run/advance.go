@@ -428,6 +428,10 @@ func (a *actor) gate(ctx context.Context, n *node) {
 // crash, gives the same version.
 func (a *actor) model(ctx context.Context, n *node) {
 	m := n.def.Model
+	if err := registry.CheckName("model", m.Registered); err != nil {
+		a.end(n, Failed, err.Error())
+		return
+	}
 	source := a.byID[m.Source]
 	output, ok := source.Outputs[m.Output]
 	if !ok {

@@ -126,6 +126,7 @@ type trouble struct {
 
 func (m trouble) apply(a *actor) {
 	if !m.at.Phase.Ended() {
+		m.at.troubled = true
 		a.explain(m.at, fmt.Sprintf("the cluster does not answer: %v", m.err))
 	}
 }
@@ -262,7 +263,8 @@ func (m registered) apply(a *actor) {
 	at.Registered = true
 	at.heard = now()
 	a.change.attempts.add(at)
-	if at.alloc == nil {
+	if at.troubled {
+		at.troubled = false
 		a.explain(at, "")
 	}
 	if m.err != nil || at.missed || at.task.node.Kind == pipeline.KindEndpoint {
@@ -389,6 +391,9 @@ func (a *actor) observe(at *attempt, alloc *Alloc) {
 			a.event(Event{Type: "attempt", Node: at.Node, Trial: at.Trial, Phase: at.Phase, Message: fmt.Sprintf("placed again, on node %s", alloc.NodeName)})
 		}
 	}
+	if !alloc.Ended() && (at.alloc == nil || at.alloc.ID != alloc.ID) {
+		a.explain(at, "") // it waits no more
+	}
 	at.alloc, at.resumed = alloc, false
 	if at.AllocID != alloc.ID || at.NodeName != alloc.NodeName || len(at.Devices) != len(alloc.Devices) {
 		at.AllocID, at.NodeName, at.Devices = alloc.ID, alloc.NodeName, alloc.Devices
@@ -421,12 +426,12 @@ func (a *actor) started(at *attempt, alloc *Alloc) {
 	a.engine.tails.add(at.JobID, alloc.ID, a)
 	t, n := at.task, at.task.node
 	if t.trial != nil {
-		t.trial.Phase, t.trial.Reason = Running, ""
+		t.trial.Phase, t.trial.Reason, t.trial.Progress = Running, "", nil
 		a.change.trials.add(t)
 		a.event(Event{Type: "trial", Node: n.ID, Trial: at.Trial, Phase: Running})
 		return
 	}
-	n.Phase, n.Reason = Running, ""
+	n.Phase, n.Reason, n.Progress = Running, "", nil
 	a.change.nodes.add(n)
 	a.event(Event{Type: "node", Node: n.ID, Phase: Running})
 }

@@ -414,7 +414,7 @@ func TestRandomRuns(t *testing.T) {
 				return usual(x)
 			})
 		}
-		network := rapid.SampledFrom([]float64{0, 0.1, 0.4}).Draw(t, "share of calls that fail")
+		network := rapid.SampledFrom([]float64{0, 0.1, 0.25}).Draw(t, "share of calls that fail")
 		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
 		var mu sync.Mutex
 		var d *death

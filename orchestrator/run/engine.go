@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/drover-ml/drover/orchestrator/jobspec"
+	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/problem"
 	"github.com/drover-ml/drover/orchestrator/registry"
 )
@@ -103,10 +104,11 @@ func (e *Engine) Start(ctx context.Context) error {
 	}
 	for _, id := range ids {
 		s, err := e.config.Store.Load(ctx, id)
-		if err != nil {
-			return fmt.Errorf("starting the engine: %w", err)
+		if err != nil { // it must not keep the others from going on
+			e.config.Logger.Error("a run cannot go on", "run", id, "error", err)
+			continue
 		}
-		e.adopt(s)
+		e.adopt(s, nil)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -136,14 +138,15 @@ func (e *Engine) running() (context.Context, error) {
 	return e.ctx, nil
 }
 
-// adopt starts the goroutine of a run.
-func (e *Engine) adopt(s State) {
+// adopt starts the goroutine of a run, whose graph may be known already.
+func (e *Engine) adopt(s State, graph *pipeline.Pipeline) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.ctx.Err() != nil || e.actors[s.ID] != nil {
 		return
 	}
 	a := newActor(e, s)
+	a.graph = graph
 	e.actors[s.ID] = a
 	e.wg.Go(func() { a.live(e.ctx) })
 }

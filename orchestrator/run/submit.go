@@ -56,8 +56,8 @@ func inspect(s *Submission) (*pipeline.Pipeline, error) {
 		s.Filename = "pipeline.hcl"
 	}
 	switch {
-	case registry.CheckName("workspace", s.Workspace) != nil:
-		return nil, registry.CheckName("workspace", s.Workspace)
+	case registry.CheckWorkspace(s.Workspace) != nil:
+		return nil, registry.CheckWorkspace(s.Workspace)
 	case s.Source == "":
 		return nil, problem.At("source", "source: the pipeline file is empty")
 	case len(s.Source) > maxSource:
@@ -128,7 +128,7 @@ func (e *Engine) Submit(ctx context.Context, s Submission) (r Run, created bool,
 	if created {
 		r = state.Run
 		r.Nodes = slices.Clone(state.Nodes)
-		e.adopt(state)
+		e.adopt(state, p)
 		return r, true, nil
 	}
 	r, err = e.Get(ctx, id)
@@ -247,7 +247,7 @@ func (e *Engine) Retry(ctx context.Context, id ID, by string) (Run, error) {
 		return Run{}, err
 	}
 	e.bells.ring(id)
-	e.adopt(s)
+	e.adopt(s, p)
 	return e.Get(ctx, id)
 }
 
