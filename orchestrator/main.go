@@ -7,10 +7,12 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/drover-ml/drover/devcluster"
 	"github.com/drover-ml/drover/orchestrator/cli"
 )
 
 func main() {
+	devcluster.MaybeRunHelper() // of drover dev
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal asks for a clean end; a second one ends the process.
 	context.AfterFunc(ctx, stop)

@@ -23,7 +23,7 @@ func (a *app) artifactsCmd() *cobra.Command {
 		Long: `List, show, download and verify what runs read and left.
 
 An artefact is named by its digest, or by the run, step and output that it came
-from: drover artifacts get 01jd8x7k2mqv step.train model`,
+from: drover artifacts get d227rea941ch step.train model`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -221,7 +221,7 @@ func (a *app) artifactsGetCmd() *cobra.Command {
 		Short: "Download an artefact",
 		Long: `Download an artefact to a new file or folder, which appears when all of it is
 there and verified.`,
-		Example:           "  drover artifacts get 01jd8x7k2mqv step.train model -out model",
+		Example:           "  drover artifacts get d227rea941ch step.train model -out model",
 		Args:              artifactArgs,
 		ValidArgsFunction: a.completeRunAndNode,
 		RunE: func(cmd *cobra.Command, args []string) error {

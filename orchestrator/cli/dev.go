@@ -64,7 +64,7 @@ func (a *app) dev(ctx context.Context, opts devOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	plugins, err := pluginDir(opts.pluginDir)
+	plugins, err := findPlugins(opts.pluginDir)
 	if err != nil {
 		return err
 	}
@@ -77,8 +77,12 @@ func (a *app) dev(ctx context.Context, opts devOptions) (err error) {
 	if err != nil {
 		return fmt.Errorf("finding the data folder: %w", err)
 	}
+	linked := filepath.Join(dir, "plugins")
+	if err := linkPlugins(plugins, linked); err != nil {
+		return err
+	}
 	cluster, err := devcluster.Start(ctx, devcluster.Config{
-		DataDir: filepath.Join(dir, "devcluster"), Listen: opts.cluster, GPUs: opts.gpus, PluginDir: plugins,
+		DataDir: filepath.Join(dir, "devcluster"), Listen: opts.cluster, GPUs: opts.gpus, PluginDir: linked,
 		Logger: hclog.New(&hclog.LoggerOptions{Name: "devcluster", Level: hclog.LevelFromString(opts.log.level), Output: a.Err, JSONFormat: opts.log.json}),
 	})
 	if err != nil {
@@ -127,9 +131,12 @@ func stopCluster(c *devcluster.Cluster, tasks bool) error {
 	return c.Stop(ctx)
 }
 
-// pluginDir is where the plugins are: beside this program, unless told
-// otherwise.
-func pluginDir(dir string) (string, error) {
+// pluginNames are the plugins that drover dev runs tasks with.
+var pluginNames = []string{"nomad-driver-ml", "nomad-device-gpu"}
+
+// findPlugins returns the folder with the plugins: beside this program, unless
+// told otherwise.
+func findPlugins(dir string) (string, error) {
 	if dir == "" {
 		exe, err := os.Executable()
 		if err != nil {
@@ -140,12 +147,30 @@ func pluginDir(dir string) (string, error) {
 		}
 		dir = filepath.Dir(exe)
 	}
-	for _, name := range []string{"nomad-driver-ml", "nomad-device-gpu"} {
+	for _, name := range pluginNames {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			return "", fmt.Errorf("no plugin %s in %s: build it with make build, or name its folder with -plugin-dir", name, dir)
 		}
 	}
 	return filepath.Abs(dir)
+}
+
+// linkPlugins makes a folder that has the plugins and nothing else, since a
+// cluster launches whatever is in its plugin folder.
+func linkPlugins(from, dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("linking the plugins: %w", err)
+	}
+	for _, name := range pluginNames {
+		link := filepath.Join(dir, name)
+		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("linking the plugins: %w", err)
+		}
+		if err := os.Symlink(filepath.Join(from, name), link); err != nil {
+			return fmt.Errorf("linking the plugins: %w", err)
+		}
+	}
+	return nil
 }
 
 // addresses is where the parts of drover dev are.

@@ -20,7 +20,7 @@ func (a *app) logsCmd() *cobra.Command {
 		Short: "Print a step's output",
 		Long: `Print what a step has written to its standard output, or with -stderr to its
 standard error. Without -attempt it is the last attempt's.`,
-		Example:           "  drover logs -follow 01jd8x7k2mqv step.train\n  drover logs -stderr -trial 2 01jd8x7k2mqv sweep.search",
+		Example:           "  drover logs -follow d227rea941ch step.train\n  drover logs -stderr -trial 2 d227rea941ch sweep.search",
 		Args:              exactArgs("RUN", "STEP"),
 		ValidArgsFunction: a.completeRunAndNode,
 		RunE: func(cmd *cobra.Command, args []string) error {

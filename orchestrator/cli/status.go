@@ -85,7 +85,7 @@ func (a *app) statusCmd() *cobra.Command {
 		Long: `Say how a run stands, and of each step what it waits for, where it runs, or
 how it ended. With STEP, tell everything about that one: attempts, inputs,
 outputs, parameters and metrics. Without STEP, -follow stays until the end.`,
-		Example:           "  drover status 01jd8x7k2mqv\n  drover status 01jd8x7k2mqv step.train",
+		Example:           "  drover status d227rea941ch\n  drover status d227rea941ch step.train",
 		Args:              rangeArgs(1, "RUN", "STEP"),
 		ValidArgsFunction: a.completeRunAndNode,
 		RunE: func(cmd *cobra.Command, args []string) error {

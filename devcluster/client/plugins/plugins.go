@@ -45,7 +45,7 @@ func Discover(ctx context.Context, dir string, logger hclog.Logger) ([]*Binary, 
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, e := range entries {
-		fi, err := e.Info()
+		fi, err := os.Stat(filepath.Join(dir, e.Name())) // a link to a plugin is one
 		if err != nil || !fi.Mode().IsRegular() || fi.Mode()&0o111 == 0 {
 			continue
 		}
