@@ -2,9 +2,7 @@ package driver
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"strconv"
 	"syscall"
 	"time"
@@ -56,9 +54,6 @@ func (d *Driver) StopTask(ctx context.Context, id string, timeout time.Duration,
 		sig = syscall.SIGTERM
 	}
 	d.log.Info("stopping task", "task_id", id, "signal", unix.SignalName(sig), "timeout", timeout)
-	if err := h.dir.SetStopping(); err != nil {
-		d.log.Warn("noting that the task is to stop", "task_id", id, "error", err)
-	}
 	// A command that has ended already may still have its outputs stored.
 	if err := h.running.Command.SignalGroup(sig); err != nil {
 		d.log.Debug("signalling the task", "task_id", id, "error", err)
@@ -154,9 +149,9 @@ func (d *Driver) destroyUnknown(id string) error {
 
 // destroyDir ends whatever the state folder tells of, and removes it.
 func destroyDir(dir task.Dir) error {
-	r, err := dir.Running()
-	switch {
-	case err == nil:
+	// A state that can't be read, such as one cut short by a loss of power,
+	// tells of nothing that could be ended.
+	if r, err := dir.Running(); err == nil {
 		if err := r.Supervisor.Signal(syscall.SIGKILL); err == nil {
 			ctx, cancel := context.WithTimeout(context.Background(), cleanLimit)
 			defer cancel()
@@ -167,8 +162,6 @@ func destroyDir(dir task.Dir) error {
 		if err := cleanUp(r); err != nil {
 			return err
 		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
 	}
 	return dir.Remove()
 }

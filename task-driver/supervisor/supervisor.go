@@ -280,18 +280,18 @@ func (s *supervisor) endTree() error {
 	if err := s.spec.Group.Kill(ctx); err != nil {
 		return err
 	}
-	for {
-		// Without a group, the tree is what is below this process; with one,
-		// these are processes that have left it.
-		for _, pid := range process.Descendants(os.Getpid()) {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		select {
 		case <-s.reaped:
 			return nil
 		case <-ctx.Done():
 			return fmt.Errorf("processes of the task were killed but are still there after %v", killLimit)
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(pause):
+		}
+		// Without a group, the tree is what is below this process; with one,
+		// these are processes that have left it.
+		for _, pid := range process.Descendants(os.Getpid()) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
 }

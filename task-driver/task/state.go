@@ -8,13 +8,12 @@
 //	exit.json       Exit: the command has ended, and all that follows is done
 //	events.jsonl    Event lines, in the order in which they happened
 //	events.seen     how many bytes of them were shown to the agent
-//	stopping        there once the agent asked to stop
 //	supervisor.log  what the supervisor logs
 //
-// Each file is written once, under another name, synced, and renamed. So what
-// is there is whole, and is true after kill -9 of anything: with exit.json the
-// task has ended; without it, it runs if its supervisor does, and is lost if
-// not.
+// The JSON files are written once, under another name, and renamed. So what is
+// there is whole, and is true after kill -9 of anything: with exit.json the task
+// has ended; without it, it runs if its supervisor does, and is lost if not.
+// After a loss of power exit.json is as true as before, for it is synced.
 package task
 
 import (
@@ -23,7 +22,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -131,10 +129,11 @@ func (d Dir) Lock() (*os.File, error) {
 	return f, nil
 }
 
-// SetRunning stores that the command has started.
+// SetRunning stores that the command has started. After a loss of power it may
+// be gone, but so is the command.
 func (d Dir) SetRunning(r Running) error {
 	r.Version = Version
-	return d.write("running.json", r)
+	return d.write("running.json", r, false)
 }
 
 // Running reads who runs the task; the error is fs.ErrNotExist if nobody ever
@@ -153,7 +152,7 @@ func (d Dir) Running() (Running, error) {
 // SetExit stores how the task ended.
 func (d Dir) SetExit(e Exit) error {
 	e.Version = Version
-	return d.write("exit.json", e)
+	return d.write("exit.json", e, true)
 }
 
 // Exit reads how the task ended; the error is fs.ErrNotExist if it has not.
@@ -168,15 +167,6 @@ func (d Dir) Exit() (Exit, error) {
 	return e, nil
 }
 
-// SetStopping notes that the agent wants the task to stop.
-func (d Dir) SetStopping() error { return d.write("stopping", struct{}{}) }
-
-// Stopping reports whether the agent wants the task to stop.
-func (d Dir) Stopping() bool {
-	_, err := os.Stat(filepath.Join(string(d), "stopping"))
-	return err == nil
-}
-
 func (d Dir) read(name string, v any) error {
 	file := filepath.Join(string(d), name)
 	b, err := os.ReadFile(file)
@@ -189,45 +179,45 @@ func (d Dir) read(name string, v any) error {
 	return nil
 }
 
-func (d Dir) write(name string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
+// write writes a file so that it is there whole or not at all, whatever
+// processes die. If it is durable, a loss of power is survived, too.
+func (d Dir) write(name string, v any, durable bool) error {
 	file := filepath.Join(string(d), name)
-	if err := WriteFile(file, b, 0o600); err != nil {
+	err := func() error {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		if err := writeTemp(file+".new", b, durable); err != nil {
+			return err
+		}
+		if err := os.Rename(file+".new", file); err != nil || !durable {
+			return err
+		}
+		return syncFolder(string(d))
+	}()
+	if err != nil {
 		return fmt.Errorf("writing %s: %w", file, err)
 	}
 	return nil
 }
 
-// WriteFile writes a file so that it is there whole or not at all, and stays
-// there after a loss of power once nil is returned.
-func WriteFile(file string, data []byte, mode fs.FileMode) (err error) {
-	dir := filepath.Dir(file)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(file)+".*")
+func writeTemp(file string, data []byte, durable bool) error {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(data); err != nil {
-		f.Close()
-		return err
+	_, err = f.Write(data)
+	if err == nil && durable {
+		err = f.Sync()
 	}
-	if err := errors.Join(f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), file); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
+	return errors.Join(err, f.Close())
+}
+
+func syncFolder(dir string) error {
+	f, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return d.Sync()
+	return errors.Join(f.Sync(), f.Close())
 }
