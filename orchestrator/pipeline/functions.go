@@ -18,10 +18,18 @@ import (
 // functions are what expressions may call: all pure, so that parsing a file
 // again gives the same graph. None reads files, the environment or the clock.
 var functions = sync.OnceValue(func() map[string]function.Function {
-	fs := map[string]function.Function{
+	all := map[string]function.Function{
 		"can": tryfunc.CanFunc,
 		"try": tryfunc.TryFunc,
+	}
+	for _, group := range []map[string]function.Function{numbers(), texts(), collections(), conversions()} {
+		maps.Copy(all, group)
+	}
+	return all
+})
 
+func numbers() map[string]function.Function {
+	return map[string]function.Function{
 		"abs":      stdlib.AbsoluteFunc,
 		"ceil":     stdlib.CeilFunc,
 		"floor":    stdlib.FloorFunc,
@@ -32,7 +40,11 @@ var functions = sync.OnceValue(func() map[string]function.Function {
 		"parseint": stdlib.ParseIntFunc,
 		"pow":      notNaN(stdlib.PowFunc, math.Pow),
 		"signum":   stdlib.SignumFunc,
+	}
+}
 
+func texts() map[string]function.Function {
+	return map[string]function.Function{
 		"chomp":        stdlib.ChompFunc,
 		"endswith":     affixFunc(strings.HasSuffix),
 		"format":       boundedFormat(stdlib.FormatFunc),
@@ -54,7 +66,11 @@ var functions = sync.OnceValue(func() map[string]function.Function {
 		"trimspace":    stdlib.TrimSpaceFunc,
 		"trimsuffix":   stdlib.TrimSuffixFunc,
 		"upper":        stdlib.UpperFunc,
+	}
+}
 
+func collections() map[string]function.Function {
+	return map[string]function.Function{
 		"alltrue":         foldFunc(cty.Bool, cty.True, stdlib.And),
 		"anytrue":         foldFunc(cty.Bool, cty.False, stdlib.Or),
 		"chunklist":       stdlib.ChunklistFunc,
@@ -81,7 +97,11 @@ var functions = sync.OnceValue(func() map[string]function.Function {
 		"sum":             foldFunc(cty.Number, cty.Zero, stdlib.Add),
 		"values":          stdlib.ValuesFunc,
 		"zipmap":          stdlib.ZipmapFunc,
+	}
+}
 
+func conversions() map[string]function.Function {
+	return map[string]function.Function{
 		"csvdecode":  stdlib.CSVDecodeFunc,
 		"jsondecode": stdlib.JSONDecodeFunc,
 		"jsonencode": stdlib.JSONEncodeFunc,
@@ -93,8 +113,7 @@ var functions = sync.OnceValue(func() map[string]function.Function {
 		"toset":    fromTuple(stdlib.MakeToFunc(cty.Set(cty.DynamicPseudoType)), cty.Set, cty.SetVal),
 		"tostring": stdlib.MakeToFunc(cty.String),
 	}
-	return fs
-})
+}
 
 // functionNames are the names of functions, sorted.
 func functionNames() []string { return slices.Sorted(maps.Keys(functions())) }

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -98,9 +99,17 @@ func (p *parser) file(body *hclsyntax.Body) {
 	for _, e := range p.declared {
 		p.expand(e)
 	}
-	for _, e := range p.declared {
-		p.entity(e)
+	// sweeps first: they say what parameters others can ask them for
+	for _, sweeps := range []bool{true, false} {
+		for _, e := range p.declared {
+			if (e.kind == KindSweep) == sweeps {
+				p.entity(e)
+			}
+		}
 	}
+	slices.SortStableFunc(p.pipeline.Nodes, func(a, b *Node) int {
+		return cmp.Compare(a.Range.Start.Byte, b.Range.Start.Byte)
+	})
 	p.bindLocals()
 	p.arrange()
 }

@@ -196,3 +196,12 @@ func TestLocalsAreEvaluatedOnce(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// What a sweep's parameters are is known wherever the sweep stands in the file.
+func TestBestParametersAreCheckedEarly(t *testing.T) {
+	src := []byte("pipeline \"p\" {}\nstep \"b\" {\n command = [\"x\"]\n params = { lr = sweep.s.best.params.rl }\n}\n" + upstream)
+	_, diags := pipeline.Parse("p.hcl", src, pipeline.Options{})
+	if len(diags) != 1 || !strings.Contains(diags[0].Detail, `"rl"`) {
+		t.Errorf("got %v", diags)
+	}
+}
