@@ -62,6 +62,9 @@ func (n *Node) RestartAlloc(id, task string, all bool) error {
 	if err != nil {
 		return err
 	}
+	if a := r.current(); r.ended() || a.DesiredStatus != api.AllocDesiredStatusRun {
+		return refused(http.StatusInternalServerError, "restart of an alloc that should not run")
+	}
 	if task != "" {
 		t, err := r.mustTask(task)
 		if err != nil {

@@ -30,7 +30,9 @@ type instance = *plugins.Instance
 // artifacts, devices, templates, and the configuration of the start, which is
 // stored.
 func (t *taskRunner) prepare() error {
-	t.event(messageEvent(api.TaskSetup, "Building Task Directory"))
+	if !t.row.Prepared {
+		t.event(messageEvent(api.TaskSetup, "Building Task Directory"))
+	}
 	ctx, cancel := t.untilStopped()
 	defer cancel()
 	if err := t.writePayload(); err != nil {

@@ -226,7 +226,7 @@ func (s *Server) changeDeployment(id string, change func(tx *state.Tx, d *api.De
 		tx.As("DeploymentStatusUpdate")
 		d := tx.Deployment(id)
 		if d == nil {
-			return notFound("deployment not found")
+			return refuse("deployment not found")
 		}
 		if !active(d) {
 			return invalid("can't change terminal deployment %q", id)

@@ -120,10 +120,10 @@ func (s *Server) admit(r *state.Tx, job, old *api.Job, req *api.JobRegisterReque
 		}
 	}
 	if r.Namespace(*job.Namespace) == nil {
-		return refuse("nonexistent namespace %q", *job.Namespace)
+		return problemsError([]string{fmt.Sprintf("job %q is in nonexistent namespace %q", *job.ID, *job.Namespace)})
 	}
 	if r.NodePool(*job.NodePool) == nil {
-		return refuse("job %q is in nonexistent node pool %q", *job.ID, *job.NodePool)
+		return problemsError([]string{fmt.Sprintf("job %q is in nonexistent node pool %q", *job.ID, *job.NodePool)})
 	}
 	if old != nil && *old.Type != *job.Type && !*old.Stop {
 		return refuse("cannot update job from type %q to %q", *old.Type, *job.Type)
@@ -201,7 +201,7 @@ func (s *Server) DeregisterJob(namespace, id string, purge bool, evalPriority in
 		tx.As("JobDeregistered")
 		job := tx.Job(namespace, id)
 		if job == nil {
-			return notFound("job not found")
+			return nil // as good as deregistered
 		}
 		resp.JobModifyIndex = tx.Index()
 		if err := s.stopJob(tx, job, purge); err != nil {
@@ -250,7 +250,7 @@ func (s *Server) EvaluateJob(namespace, id string, force bool) (*api.JobRegister
 		job := tx.Job(namespace, id)
 		switch {
 		case job == nil:
-			return notFound("job not found")
+			return refuse("job not found")
 		case job.IsPeriodic():
 			return refuse("can't evaluate periodic job")
 		case job.IsParameterized():

@@ -18,22 +18,25 @@ const maxTaskCount = 50_000
 func validate(j *api.Job) error {
 	var problems []string
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-	if strings.ContainsAny(*j.ID, " \x00") {
-		bad("job ID contains a space or null character")
+	if strings.Contains(*j.ID, " ") {
+		bad("Job ID contains a space")
+	}
+	if strings.Contains(*j.ID, "\x00") {
+		bad("Job ID contains a null character")
 	}
 	if strings.Contains(*j.Name, "\x00") {
-		bad("job name contains a null character")
+		bad("Job name contains a null character")
 	}
 	if *j.Priority < 1 || *j.Priority > 100 {
-		bad("job priority must be between [1, 100]")
+		bad("Job priority must be between [1, 100]")
 	}
 	switch *j.Type {
 	case scheduler.Service, scheduler.Batch, scheduler.System, scheduler.SysBatch:
 	default:
-		bad("invalid job type: %q", *j.Type)
+		bad("Invalid job type: %q", *j.Type)
 	}
 	if len(j.TaskGroups) == 0 {
-		bad("missing job task groups")
+		bad("Missing job task groups")
 	}
 	if j.IsPeriodic() {
 		if *j.Type != scheduler.Batch && *j.Type != scheduler.SysBatch {
@@ -53,9 +56,9 @@ func validate(j *api.Job) error {
 	for i, tg := range j.TaskGroups {
 		switch name := deref(tg.Name); {
 		case name == "":
-			bad("job task group %d missing name", i+1)
+			bad("Job task group %d missing name", i+1)
 		case seen[name]:
-			bad("job task group %d redefines %q from group %d", i+1, name, i)
+			bad("Job task group %d redefines %q from group %d", i+1, name, i)
 		default:
 			seen[name] = true
 		}

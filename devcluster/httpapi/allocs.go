@@ -14,12 +14,12 @@ import (
 func (s *Server) allocRoutes() {
 	s.read("GET /v1/allocations", func(st state.Reader, r *http.Request) result {
 		rows := slices.DeleteFunc(st.Allocs(), func(a *api.Allocation) bool { return !inNamespace(r, a.Namespace) })
-		return allocList(rows).result(r, st.TableIndex(state.Allocs))
+		return allocList(rows, r).result(r, st.TableIndex(state.Allocs))
 	})
 	s.read("GET /v1/allocation/{id}", func(st state.Reader, r *http.Request) result {
 		a := st.Alloc(r.PathValue("id"))
 		if a == nil {
-			return result{index: st.TableIndex(state.Allocs), err: missing("alloc")}
+			return result{index: st.TableIndex(state.Allocs), err: missingID("alloc", r.PathValue("id"))}
 		}
 		return result{value: a, index: a.ModifyIndex}
 	})
@@ -34,19 +34,24 @@ func (s *Server) allocRoutes() {
 	s.deploymentRoutes()
 }
 
-func allocList(rows []*api.Allocation) list[*api.Allocation] {
+func allocList(rows []*api.Allocation, r *http.Request) list[*api.Allocation] {
+	resources := flag(r, "resources")
 	return list[*api.Allocation]{rows: rows, id: func(a *api.Allocation) string { return a.ID },
 		stub: func(a *api.Allocation) any {
-			return &api.AllocationListStub{
+			stub := &api.AllocationListStub{
 				ID: a.ID, EvalID: a.EvalID, Name: a.Name, Namespace: a.Namespace, NodeID: a.NodeID, NodeName: a.NodeName,
 				JobID: a.JobID, JobType: *a.Job.Type, JobVersion: *a.Job.Version, TaskGroup: a.TaskGroup,
-				AllocatedResources: a.AllocatedResources, DesiredStatus: a.DesiredStatus, DesiredDescription: a.DesiredDescription,
+				DesiredStatus: a.DesiredStatus, DesiredDescription: a.DesiredDescription,
 				ClientStatus: a.ClientStatus, ClientDescription: a.ClientDescription, TaskStates: a.TaskStates,
 				DeploymentStatus: a.DeploymentStatus, FollowupEvalID: a.FollowupEvalID, NextAllocation: a.NextAllocation,
 				RescheduleTracker: a.RescheduleTracker, PreemptedAllocations: a.PreemptedAllocations,
 				PreemptedByAllocation: a.PreemptedByAllocation, CreateIndex: a.CreateIndex, ModifyIndex: a.ModifyIndex,
 				CreateTime: a.CreateTime, ModifyTime: a.ModifyTime,
 			}
+			if resources {
+				stub.AllocatedResources = a.AllocatedResources
+			}
+			return stub
 		}}
 }
 
@@ -66,7 +71,7 @@ func (s *Server) evalRoutes() {
 	s.read("GET /v1/evaluation/{id}", func(st state.Reader, r *http.Request) result {
 		e := st.Eval(r.PathValue("id"))
 		if e == nil {
-			return result{index: st.TableIndex(state.Evals), err: missing("eval")}
+			return result{index: st.TableIndex(state.Evals), err: missingID("eval", r.PathValue("id"))}
 		}
 		if !r.URL.Query().Has("related") {
 			return result{value: e, index: e.ModifyIndex}
@@ -82,7 +87,7 @@ func (s *Server) evalRoutes() {
 	s.read("GET /v1/evaluation/{id}/allocations", func(st state.Reader, r *http.Request) result {
 		id := r.PathValue("id")
 		rows := slices.DeleteFunc(st.Allocs(), func(a *api.Allocation) bool { return a.EvalID != id })
-		return allocList(rows).result(r, st.TableIndex(state.Allocs))
+		return allocList(rows, r).result(r, st.TableIndex(state.Allocs))
 	})
 }
 
@@ -111,14 +116,14 @@ func (s *Server) deploymentRoutes() {
 	s.read("GET /v1/deployment/{id}", func(st state.Reader, r *http.Request) result {
 		d := st.Deployment(r.PathValue("id"))
 		if d == nil {
-			return result{index: st.TableIndex(state.Deployments), err: missing("deployment")}
+			return result{index: st.TableIndex(state.Deployments), err: missingID("deployment", r.PathValue("id"))}
 		}
 		return result{value: d, index: d.ModifyIndex}
 	})
 	s.read("GET /v1/deployment/allocations/{id}", func(st state.Reader, r *http.Request) result {
 		id := r.PathValue("id")
 		rows := slices.DeleteFunc(st.Allocs(), func(a *api.Allocation) bool { return a.DeploymentID != id })
-		return allocList(rows).result(r, st.TableIndex(state.Allocs))
+		return allocList(rows, r).result(r, st.TableIndex(state.Allocs))
 	})
 	change := func(op string, do func(id string, r *http.Request) (*api.DeploymentUpdateResponse, error)) {
 		s.writes("/v1/deployment/"+op+"/{id}", func(r *http.Request) (any, uint64, error) {

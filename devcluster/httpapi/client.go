@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -80,7 +81,7 @@ func (s *Server) clientOf(allocID string) (NodeClient, error) {
 	var a *api.Allocation
 	s.store.View(func(st state.Reader) { a = st.Alloc(allocID) })
 	if a == nil {
-		return nil, &control.Error{Status: http.StatusNotFound, Message: "Unknown allocation: " + allocID}
+		return nil, &control.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("Unknown allocation %q", allocID)}
 	}
 	return s.nodeClient(a.NodeID)
 }

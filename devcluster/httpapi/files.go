@@ -125,14 +125,26 @@ func filePath(r *http.Request, fallback string) (string, error) {
 	return p, nil
 }
 
-func fileInfo(name string, fi fs.FileInfo) *api.AllocFileInfo {
+func fileInfo(root *os.Root, path, name string, fi fs.FileInfo) *api.AllocFileInfo {
 	info := &api.AllocFileInfo{Name: name, IsDir: fi.IsDir(), Size: fi.Size(), FileMode: fi.Mode().String(), ModTime: fi.ModTime()}
 	if !fi.IsDir() {
 		if info.ContentType = mime.TypeByExtension(filepath.Ext(name)); info.ContentType == "" {
-			info.ContentType = "application/octet-stream"
+			info.ContentType = sniff(root, path)
 		}
 	}
 	return info
+}
+
+// sniff tells a file's type by its first bytes.
+func sniff(root *os.Root, path string) string {
+	const looked = 512
+	f, err := openFile(root, path)
+	if err != nil {
+		return "application/octet-stream"
+	}
+	defer f.Close()
+	head, _ := io.ReadAll(io.LimitReader(f, looked))
+	return http.DetectContentType(head)
 }
 
 func (s *Server) listFiles(root *os.Root, w http.ResponseWriter, r *http.Request) error {
@@ -152,7 +164,7 @@ func (s *Server) listFiles(root *os.Root, w http.ResponseWriter, r *http.Request
 	infos := []*api.AllocFileInfo{}
 	for _, e := range entries {
 		if fi, err := e.Info(); err == nil {
-			infos = append(infos, fileInfo(e.Name(), fi))
+			infos = append(infos, fileInfo(root, path.Join(p, e.Name()), e.Name(), fi))
 		}
 	}
 	slices.SortFunc(infos, func(a, b *api.AllocFileInfo) int { return strings.Compare(a.Name, b.Name) })
@@ -169,7 +181,7 @@ func (s *Server) statFile(root *os.Root, w http.ResponseWriter, r *http.Request)
 	if err != nil {
 		return err
 	}
-	s.reply(w, r, fileInfo(fi.Name(), fi))
+	s.reply(w, r, fileInfo(root, p, fi.Name(), fi))
 	return nil
 }
 
@@ -180,7 +192,7 @@ func (s *Server) copyFile(root *os.Root, w http.ResponseWriter, r *http.Request,
 	}
 	f, err := openFile(root, p)
 	if err != nil {
-		return err
+		return s.lateError(root, w, p, err)
 	}
 	defer f.Close()
 	if _, err := f.Seek(offset, io.SeekStart); err != nil {
@@ -195,6 +207,17 @@ func (s *Server) copyFile(root *os.Root, w http.ResponseWriter, r *http.Request,
 	if err != nil {
 		s.Logger.Debug("sending a file", "path", p, "error", err)
 	}
+	return nil
+}
+
+// lateError tells of a missing file as Nomad does when it reads or streams
+// one: with status 200, as the body.
+func (s *Server) lateError(root *os.Root, w http.ResponseWriter, p string, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = fmt.Fprintf(w, "stat %s: no such file or directory", filepath.Join(root.Name(), p))
 	return nil
 }
 
@@ -301,7 +324,7 @@ func (s *Server) streamFile(root *os.Root, w http.ResponseWriter, r *http.Reques
 	}
 	file, err := openFile(root, p)
 	if err != nil {
-		return err
+		return s.lateError(root, w, p, err)
 	}
 	defer file.Close()
 	if fromEnd {
@@ -399,6 +422,9 @@ func (s *Server) streamLogs(root *os.Root, w http.ResponseWriter, r *http.Reques
 	offset, fromEnd, err := origin(r)
 	if err != nil {
 		return err
+	}
+	if _, err := root.Stat(task); err != nil {
+		return badRequest("unknown task name %q", task)
 	}
 	files, err := logFiles(root, task, kind)
 	if err != nil {

@@ -186,7 +186,7 @@ func (s *Server) jobAllocs(st state.Reader, r *http.Request) result {
 	if j := st.Job(namespace(r), r.PathValue("id")); j != nil && !flag(r, "all") {
 		rows = slices.DeleteFunc(rows, func(a *api.Allocation) bool { return *a.Job.CreateIndex != *j.CreateIndex })
 	}
-	return allocList(rows).result(r, st.TableIndex(state.Allocs))
+	return allocList(rows, r).result(r, st.TableIndex(state.Allocs))
 }
 
 func (s *Server) jobEvals(st state.Reader, r *http.Request) result {

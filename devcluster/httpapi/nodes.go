@@ -29,7 +29,7 @@ func (s *Server) nodeRoutes() {
 	s.read("GET /v1/node/{id}", func(st state.Reader, r *http.Request) result {
 		n := st.Node(r.PathValue("id"))
 		if n == nil {
-			return result{index: st.TableIndex(state.Nodes), err: missing("node")}
+			return result{index: st.TableIndex(state.Nodes), err: missingID("node", r.PathValue("id"))}
 		}
 		return result{value: n, index: n.ModifyIndex}
 	})

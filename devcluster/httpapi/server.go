@@ -145,6 +145,16 @@ func missing(what string) error {
 	return &control.Error{Status: http.StatusNotFound, Message: what + " not found"}
 }
 
+// missingID is missing for what has UUIDs, of which Nomad looks at the length.
+func missingID(what, id string) error {
+	const uuidLength = 36
+	if len(id) != uuidLength {
+		return &control.Error{Status: http.StatusInternalServerError,
+			Message: what + " lookup failed: index error: UUID must be 36 characters"}
+	}
+	return missing(what)
+}
+
 func (s *Server) reply(w http.ResponseWriter, r *http.Request, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)

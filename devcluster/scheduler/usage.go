@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -118,18 +119,20 @@ func (u *usage) fits(r *api.AllocatedResources) (short string) {
 	return ""
 }
 
-// fitness is the bin packing score after placing r: 0 for an empty node, 1
-// for a full one.
+// fitness is the bin packing score after placing r, 0 for an empty node and 1
+// for a full one: Google's "best fit v3", which Nomad uses.
 func (u *usage) fitness(r *api.AllocatedResources) float64 {
+	const most = 18 // what the formula gives for a full node
 	cpu, memory := totals(r)
-	part := func(used, total int64) float64 {
+	free := func(used, total int64) float64 {
 		if total <= 0 {
-			return 1
+			return 0
 		}
-		return min(1, float64(used)/float64(total))
+		return max(0, 1-float64(used)/float64(total))
 	}
-	return (part(u.cpu+cpu, u.node.NodeResources.Cpu.CpuShares) +
-		part(u.memoryMB+memory, u.node.NodeResources.Memory.MemoryMB)) / 2
+	sum := 20 - math.Pow(10, free(u.cpu+cpu, u.node.NodeResources.Cpu.CpuShares)) -
+		math.Pow(10, free(u.memoryMB+memory, u.node.NodeResources.Memory.MemoryMB))
+	return min(1, max(0, sum/most))
 }
 
 // offerPorts assigns host ports to the group's network blocks. Static ports

@@ -184,7 +184,8 @@ func (e *Env) addMeta(levels ...map[string]string) {
 	}
 }
 
-var notInName = regexp.MustCompile(`[^a-zA-Z0-9_]`)
+// notInName keeps dots, as Nomad does, though shells cannot read such names.
+var notInName = regexp.MustCompile(`[^a-zA-Z0-9_.]`)
 
 // cleanName makes a legal variable name of one with a label or key in it.
 func cleanName(name string) string {
