@@ -25,7 +25,7 @@ variable "search_epochs" {
 variable "learning_rates" {
   description = "Learning rates to try"
   type        = list(number)
-  default     = [0.005, 0.02, 0.05]
+  default     = [0.003, 0.01, 0.03]
 
   validation {
     condition     = length(var.learning_rates) > 0 && alltrue([for lr in var.learning_rates : lr > 0])
