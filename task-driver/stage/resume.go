@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -79,6 +78,11 @@ func (s *staging) metrics(ctx context.Context) error {
 		return err
 	}
 	err = upTo(*s.out.ResumedFrom, from, f)
+	var corrupt *artifact.CorruptError
+	if errors.As(err, &corrupt) { // the training is worth more than its history
+		s.Event("metrics-lost", "Metrics of earlier starts are lost: "+err.Error(), nil)
+		err = nil
+	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("restoring the metrics: %w", err)
 	}
@@ -90,20 +94,14 @@ func (s *staging) metrics(ctx context.Context) error {
 
 // earlierMetrics opens the metrics of earlier starts, nil if there are none.
 func (s *staging) earlierMetrics(ctx context.Context) (io.ReadCloser, error) {
-	f, err := s.root.OpenFile(in(mltask.MetricsFile), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err == nil {
-		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
-			return f, nil
-		}
-		f.Close()
-	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ELOOP) {
-		return nil, err
+	if info, err := s.root.Lstat(in(mltask.MetricsFile)); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
+		return s.root.Open(in(mltask.MetricsFile))
 	}
 	if s.Store == nil || s.out.ResumedFrom == nil {
 		return nil, nil
 	}
 	var rec mltask.CheckpointMetrics
-	err = s.Store.GetRecord(ctx, mltask.CheckpointMetricsKey(s.CheckpointKey), &rec)
+	err := s.Store.GetRecord(ctx, mltask.CheckpointMetricsKey(s.CheckpointKey), &rec)
 	if errors.Is(err, artifact.ErrNotFound) {
 		return nil, nil
 	}
