@@ -67,15 +67,27 @@ func (j *Journal) Add(key, message string, details map[string]string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(j.file, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return fmt.Errorf("writing the task's events: %w", err)
-	}
-	_, err = f.Write(append(line, '\n'))
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err := appendLine(j.file, line); err != nil {
 		return fmt.Errorf("writing the task's events: %w", err)
 	}
 	j.keys[key] = true
+	return nil
+}
+
+// appendLine appends all of a line or nothing, as on a full disk.
+func appendLine(file string, line []byte) (err error) {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(append(line, '\n')); err != nil {
+		return errors.Join(err, f.Truncate(info.Size()))
+	}
 	return nil
 }
 
