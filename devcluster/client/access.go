@@ -191,7 +191,7 @@ func (n *Node) AllocStats(id string) (*api.AllocResourceUsage, error) {
 			u.Pids[pid] = usage(p)
 		}
 		if given != nil && given.Tasks[t.task.Name] != nil {
-			u.ResourceUsage.DeviceStats = n.statsOf(given.Tasks[t.task.Name].Devices)
+			u.ResourceUsage.DeviceStats = n.statsOf(given.Tasks[t.task.Name].Devices, false)
 		}
 		sum.Tasks[t.task.Name] = u
 		addUsage(sum.ResourceUsage, u.ResourceUsage)
@@ -249,8 +249,8 @@ func (n *Node) setStats(plugin string, groups []device.GroupStats) {
 	n.devStats[plugin] = groups
 }
 
-// statsOf are the device statistics of given instances; nil means of all.
-func (n *Node) statsOf(devices []*api.AllocatedDeviceResource) []*api.DeviceGroupStats {
+// statsOf are the device statistics of given instances, or of all.
+func (n *Node) statsOf(devices []*api.AllocatedDeviceResource, all bool) []*api.DeviceGroupStats {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	wanted := func(g device.GroupStats, id string) bool {
@@ -271,7 +271,7 @@ func (n *Node) statsOf(devices []*api.AllocatedDeviceResource) []*api.DeviceGrou
 		for _, g := range groups {
 			og := &api.DeviceGroupStats{Vendor: g.Vendor, Type: g.Type, Name: g.Name, InstanceStats: map[string]*api.DeviceStats{}}
 			for id, st := range g.Instances {
-				if devices == nil || wanted(g, id) {
+				if all || wanted(g, id) {
 					og.InstanceStats[id] = deviceStats(st)
 				}
 			}
@@ -313,7 +313,7 @@ func statValue(s device.Stat) *api.StatValue {
 // HostStats is the node's device statistics, and what this machine tells of
 // its memory.
 func (n *Node) HostStats() *api.HostStats {
-	h := &api.HostStats{Memory: &api.HostMemoryStats{}, DeviceStats: n.statsOf(nil)}
+	h := &api.HostStats{Memory: &api.HostMemoryStats{}, DeviceStats: n.statsOf(nil, true)}
 	b, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return h

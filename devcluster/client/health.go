@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -34,7 +35,7 @@ func (r *allocRunner) watchHealth() {
 	r.n.wg.Go(func() {
 		defer cancel()
 		if healthy, known := r.becomesHealthy(ctx, minHealthy, deadline, how == "checks"); known {
-			r.setHealth(id, healthy)
+			r.setHealth(id, healthy, fmt.Sprintf("Task not running for min_healthy_time of %v by healthy_deadline of %v", minHealthy, deadline))
 		}
 	})
 }
@@ -68,7 +69,7 @@ func (r *allocRunner) criteria(a *api.Allocation) (minHealthy, deadline time.Dur
 	return minHealthy, deadline, how
 }
 
-func (r *allocRunner) setHealth(deployment string, healthy bool) {
+func (r *allocRunner) setHealth(deployment string, healthy bool, otherwise string) {
 	r.mu.Lock()
 	if r.healthOf != deployment {
 		r.mu.Unlock()
@@ -77,9 +78,12 @@ func (r *allocRunner) setHealth(deployment string, healthy bool) {
 	r.health = &api.AllocDeploymentStatus{Healthy: &healthy, Timestamp: time.Now().UTC(), Canary: isCanary(r.alloc)}
 	r.mu.Unlock()
 	if !healthy {
+		if r.anyFailed() {
+			otherwise = "Unhealthy because of failed task"
+		}
 		for _, t := range r.tasks {
 			if !t.failed() {
-				t.addEvent(messageEvent("Alloc Unhealthy", "Alloc not running for min_healthy_time before healthy_deadline, or a task failed"))
+				t.addEvent(messageEvent("Alloc Unhealthy", otherwise))
 			}
 		}
 	}

@@ -314,7 +314,7 @@ func (t *taskRunner) waitWhileRunning(inst instance) *driver.ExitResult {
 	case reason := <-t.restart:
 		t.setRestarted()
 		t.event(restartSignalEvent(reason))
-		return t.stop(inst, exits, "")
+		return t.stopTask(inst, exits)
 	}
 }
 
@@ -343,6 +343,10 @@ func (t *taskRunner) wasRestarted() bool {
 // stop stops the running task and waits for its exit.
 func (t *taskRunner) stop(inst instance, exits <-chan *driver.ExitResult, reason string) *driver.ExitResult {
 	t.event(append(t.endEvents(), killingEvent(reason, t.killTimeout()))...)
+	return t.stopTask(inst, exits)
+}
+
+func (t *taskRunner) stopTask(inst instance, exits <-chan *driver.ExitResult) *driver.ExitResult {
 	t.r.services.taskDown(t)
 	if exit := t.shutdownDelay(exits); exit != nil {
 		return exit

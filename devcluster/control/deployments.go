@@ -33,17 +33,16 @@ func (s *Server) countHealth(tx *state.Tx, old, a *api.Allocation) error {
 		}
 	} else {
 		st.UnhealthyAllocs++
-		if st.ProgressDeadline > 0 {
-			// Until the deadline a replacement may still make it.
-			c := *a
-			c.DesiredTransition.Reschedule = ptr(true)
-			if err := tx.PutAlloc(&c, false); err != nil {
-				return err
-			}
+		tg := groupNamed(a.Job, a.TaskGroup)
+		if st.ProgressDeadline == 0 || tg == nil || !scheduler.MayReschedule(a, tg.ReschedulePolicy) {
+			return s.failDeployment(tx, d, "Failed due to unhealthy allocations")
 		}
-	}
-	if st.UnhealthyAllocs > 0 && st.ProgressDeadline == 0 {
-		return s.failDeployment(tx, d, "Failed due to unhealthy allocations")
+		// Until the deadline a replacement may still make it.
+		c := *a
+		c.DesiredTransition.Reschedule = ptr(true)
+		if err := tx.PutAlloc(&c, false); err != nil {
+			return err
+		}
 	}
 	if canariesHealthy(tx.Reader, st) {
 		if tg := groupNamed(a.Job, a.TaskGroup); tg != nil && tg.Update != nil && *tg.Update.AutoPromote && allCanariesHealthy(tx.Reader, d) {
@@ -210,7 +209,7 @@ func (s *Server) checkDeployments(now time.Time) (due time.Time, err error) {
 		}
 	})
 	for _, id := range late {
-		if _, err := s.changeDeployment(id, func(tx *state.Tx, d *api.Deployment) error {
+		if _, err := s.changeDeployment(id, "fail", func(tx *state.Tx, d *api.Deployment) error {
 			return s.failDeployment(tx, d, "Failed due to progress deadline")
 		}); err != nil {
 			return due, err
@@ -220,7 +219,7 @@ func (s *Server) checkDeployments(now time.Time) (due time.Time, err error) {
 }
 
 // changeDeployment runs change on a copy of an active deployment.
-func (s *Server) changeDeployment(id string, change func(tx *state.Tx, d *api.Deployment) error) (*api.DeploymentUpdateResponse, error) {
+func (s *Server) changeDeployment(id, act string, change func(tx *state.Tx, d *api.Deployment) error) (*api.DeploymentUpdateResponse, error) {
 	resp := &api.DeploymentUpdateResponse{}
 	index, err := s.store.Update(func(tx *state.Tx) error {
 		tx.As("DeploymentStatusUpdate")
@@ -229,7 +228,7 @@ func (s *Server) changeDeployment(id string, change func(tx *state.Tx, d *api.De
 			return refuse("deployment not found")
 		}
 		if !active(d) {
-			return invalid("can't change terminal deployment %q", id)
+			return refuse("can't %s terminal deployment", act)
 		}
 		if err := change(tx, scheduler.CloneDeployment(d)); err != nil {
 			return err
@@ -250,7 +249,7 @@ func (s *Server) changeDeployment(id string, change func(tx *state.Tx, d *api.De
 
 // PromoteDeployment promotes canaries; all of them must be healthy.
 func (s *Server) PromoteDeployment(id string, req *api.DeploymentPromoteRequest) (*api.DeploymentUpdateResponse, error) {
-	return s.changeDeployment(id, func(tx *state.Tx, d *api.Deployment) error {
+	return s.changeDeployment(id, "promote", func(tx *state.Tx, d *api.Deployment) error {
 		tx.As("DeploymentPromotion")
 		var groups []string
 		if !req.All {
@@ -281,14 +280,14 @@ func (s *Server) PromoteDeployment(id string, req *api.DeploymentPromoteRequest)
 
 // FailDeployment ends a deployment by hand.
 func (s *Server) FailDeployment(id string) (*api.DeploymentUpdateResponse, error) {
-	return s.changeDeployment(id, func(tx *state.Tx, d *api.Deployment) error {
+	return s.changeDeployment(id, "fail", func(tx *state.Tx, d *api.Deployment) error {
 		return s.failDeployment(tx, d, "Deployment marked as failed")
 	})
 }
 
 // PauseDeployment pauses a deployment or resumes it.
 func (s *Server) PauseDeployment(id string, pause bool) (*api.DeploymentUpdateResponse, error) {
-	return s.changeDeployment(id, func(tx *state.Tx, d *api.Deployment) error {
+	return s.changeDeployment(id, "pause", func(tx *state.Tx, d *api.Deployment) error {
 		d.Status, d.StatusDescription = api.DeploymentStatusRunning, "Deployment is running"
 		if pause {
 			d.Status, d.StatusDescription = api.DeploymentStatusPaused, "Deployment is paused"
@@ -300,7 +299,7 @@ func (s *Server) PauseDeployment(id string, pause bool) (*api.DeploymentUpdateRe
 
 // SetAllocHealth sets the health of a deployment's allocations by hand.
 func (s *Server) SetAllocHealth(id string, req *api.DeploymentAllocHealthRequest) (*api.DeploymentUpdateResponse, error) {
-	return s.changeDeployment(id, func(tx *state.Tx, d *api.Deployment) error {
+	return s.changeDeployment(id, "set the health of allocations of a", func(tx *state.Tx, d *api.Deployment) error {
 		tx.As("DeploymentAllocHealth")
 		set := func(ids []string, healthy bool) error {
 			for _, aid := range ids {

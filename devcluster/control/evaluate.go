@@ -131,6 +131,13 @@ func (s *Server) evaluate(id string) error {
 
 // apply stores a plan.
 func (s *Server) apply(tx *state.Tx, e *api.Evaluation, plan *scheduler.Plan) error {
+	if plan.Empty() {
+		return nil
+	}
+	planned := *e
+	if err := tx.PutEval(&planned); err != nil {
+		return err
+	}
 	for _, d := range plan.Deployments {
 		if err := tx.PutDeployment(d); err != nil {
 			return err

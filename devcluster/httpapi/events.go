@@ -49,7 +49,7 @@ func (sel selection) wants(e *state.Event) bool {
 	}
 	keys := slices.Concat(sel.topics[e.Topic], sel.topics["*"])
 	return slices.ContainsFunc(keys, func(k string) bool {
-		return k == "*" || k == e.Key || slices.Contains(e.FilterKeys, k)
+		return k == "*" || k == e.Key || k != "" && slices.Contains(e.FilterKeys, k)
 	})
 }
 

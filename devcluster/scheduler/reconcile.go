@@ -49,6 +49,7 @@ func (e *evaluation) lostStatus(a *api.Allocation) string {
 
 func (e *evaluation) reconcileGroup(tg *api.TaskGroup, dep *deploying) {
 	s := e.sort(tg, dep)
+	e.dropFailedCanaries(tg, &s, dep)
 	names := newNames(*e.Job.ID, *tg.Name, *tg.Count)
 	desired := e.desired(*tg.Name)
 	canarying := dep.canarying(tg)
@@ -102,7 +103,9 @@ func (e *evaluation) sort(tg *api.TaskGroup, dep *deploying) sorting {
 			continue
 		}
 		if ClientTerminal(a) && e.older(a) {
-			e.desired(*tg.Name).Ignore++
+			if !ServerTerminal(a) {
+				e.desired(*tg.Name).Ignore++
+			}
 			continue
 		}
 		switch {
@@ -131,6 +134,19 @@ func (e *evaluation) sort(tg *api.TaskGroup, dep *deploying) sorting {
 		}
 	}
 	return s
+}
+
+// dropFailedCanaries stops the canaries of a deployment that failed.
+func (e *evaluation) dropFailedCanaries(tg *api.TaskGroup, s *sorting, dep *deploying) {
+	if !dep.failed() || !dep.canarying(tg) {
+		return
+	}
+	for _, a := range s.canaries {
+		e.stop(a, descNotNeeded, "")
+		e.desired(*tg.Name).Stop++
+		s.keep = slices.DeleteFunc(s.keep, func(k *api.Allocation) bool { return k == a })
+	}
+	s.canaries = nil
 }
 
 func (e *evaluation) sortFailed(s *sorting, a *api.Allocation, tg *api.TaskGroup, dep *deploying) {

@@ -25,18 +25,23 @@ func (e *evaluation) reschedule(a *api.Allocation, policy *api.ReschedulePolicy)
 	if d := a.DesiredTransition; d.ForceReschedule != nil && *d.ForceReschedule {
 		return replaceNow, e.Now
 	}
-	if policy == nil || !*policy.Unlimited && *policy.Attempts == 0 {
+	if !MayReschedule(a, policy) {
 		return keepFailed, at
 	}
-	failed := FailTime(a)
-	if !*policy.Unlimited && attemptsSince(a, failed.Add(-*policy.Interval)) >= *policy.Attempts {
-		return keepFailed, at
-	}
-	at = failed.Add(rescheduleDelay(a, policy))
+	at = FailTime(a).Add(rescheduleDelay(a, policy))
 	if a.FollowupEvalID == e.Eval.ID || !at.After(e.Now.Add(rescheduleSlack)) {
 		return replaceNow, e.Now
 	}
 	return replaceLater, at
+}
+
+// MayReschedule reports whether a policy allows one more replacement of an
+// allocation.
+func MayReschedule(a *api.Allocation, policy *api.ReschedulePolicy) bool {
+	if policy == nil {
+		return false
+	}
+	return *policy.Unlimited || attemptsSince(a, FailTime(a).Add(-*policy.Interval)) < *policy.Attempts
 }
 
 // FailTime is when an allocation's last task ended, or when it was last changed.

@@ -78,7 +78,6 @@ func (tx *Tx) emit(e Event) {
 		return
 	}
 	e.Type = tx.event
-	e.FilterKeys = slices.DeleteFunc(e.FilterKeys, func(k string) bool { return k == "" })
 	tx.events = append(tx.events, e)
 }
 
