@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -117,9 +119,19 @@ func TestHostileBytes(t *testing.T) {
 	deep := func(open, closing string) string {
 		return "pipeline \"p\" {}\nlocals { x = " + strings.Repeat(open, 200_000) + "1" + strings.Repeat(closing, 200_000) + " }\n"
 	}
+	locals := func(n int, open, closing string) string {
+		var b strings.Builder
+		b.WriteString("pipeline \"p\" {}\nlocals {\n")
+		for i := range n {
+			fmt.Fprintf(&b, " l%d = %slocal.l%d%s\n", i, open, i+1, closing)
+		}
+		fmt.Fprintf(&b, " l%d = true\n}\n", n)
+		return b.String()
+	}
 	tests := []struct {
 		name, src, want string
 	}{
+		{"locals in a row", locals(200, "", ""), "Nested too deeply"},
 		{"too large", strings.Repeat("#", 4<<20+1), "File too large"},
 		{"NUL", "pipeline \"p\" {}\n# a\x00b", "NUL byte"},
 		{"Latin-1", "pipeline \"p\" {}\n# caf\xe9", "Not UTF-8"},
@@ -145,6 +157,27 @@ func TestHostileBytes(t *testing.T) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// The deepest file that is accepted leaves the stack room to spare: Go ends the
+// process at 1 GB.
+func TestDeepestFile(t *testing.T) {
+	defer debug.SetMaxStack(debug.SetMaxStack(256 << 20))
+	for _, nesting := range [][2]string{{"!", ""}, {"(", ")"}, {"[", "][0]"}, {"{a=", "}.a"}, {"\"${", "}\" == \"true\""}, {"max(1,", ")"}, {"true ? ", " : 1"}} {
+		var b strings.Builder
+		b.WriteString("pipeline \"p\" {}\nlocals {\n")
+		times := 480 / (len(nesting[0]) + len(nesting[1]))
+		for i := range 99 {
+			fmt.Fprintf(&b, " l%d = %slocal.l%d%s\n", i, strings.Repeat(nesting[0], times), i+1, strings.Repeat(nesting[1], times))
+		}
+		b.WriteString(" l99 = true\n}\n")
+		_, diags := pipeline.Parse("p.hcl", []byte(b.String()), pipeline.Options{})
+		for _, d := range diags {
+			if d.Summary == "Nested too deeply" {
+				t.Errorf("%s…%s: refused: %s", nesting[0], nesting[1], d.Detail)
+			}
+		}
 	}
 }
 

@@ -70,9 +70,9 @@ func (l *local) bind(s *scope, usedAt hcl.Range) hcl.Diagnostics {
 		return nil
 	case l.binding == underWay:
 		return hcl.Diagnostics{problem(usedAt, "Cycle", "Locals depend on each other in a circle: "+l.cycle()+".")}
-	case s.localDepth >= maxDepth:
+	case s.localDepth >= maxLocalDepth:
 		return hcl.Diagnostics{problem(usedAt, "Nested too deeply",
-			fmt.Sprintf("More than %d locals depend on each other in a row.", maxDepth))}
+			fmt.Sprintf("More than %d locals use each other in a row.", maxLocalDepth))}
 	}
 	l.binding = underWay
 	s.localDepth++

@@ -255,7 +255,7 @@ func (p *parser) entity(e *entity) {
 		// what is wrong with a block besides its for_each is worth telling too
 		at := place{}
 		if e.hasEach {
-			at.instance = instance{value: cty.DynamicVal, key: "", set: true}
+			at.instance = instance{value: cty.DynamicVal, set: true}
 		}
 		p.node(e, at)
 		return

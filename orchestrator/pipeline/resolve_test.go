@@ -2,6 +2,7 @@ package pipeline_test
 
 import (
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -204,4 +205,35 @@ func TestBestParametersAreCheckedEarly(t *testing.T) {
 	if len(diags) != 1 || !strings.Contains(diags[0].Detail, `"rl"`) {
 		t.Errorf("got %v", diags)
 	}
+}
+
+// Nodes of one pipeline are resolved at one time.
+func TestResolveFromSeveralGoroutines(t *testing.T) {
+	p := parse(t, upstream+`
+locals { best = sweep.s.best.params }
+step "b" {
+  for_each = toset(["1", "2", "3", "4"])
+  command  = ["x", each.key, join(",", values(local.best)[*])]
+  when     = step.a.status == "succeeded"
+  input "out" { from = step.a.output.o }
+}
+`)
+	r := upstreamResults()
+	var work sync.WaitGroup
+	for _, n := range p.Nodes {
+		for range 4 {
+			work.Go(func() {
+				if runs, diags := n.When(r); !runs || diags.HasErrors() {
+					t.Errorf("%s: runs is %v, %v", n.ID, runs, diags)
+				}
+				if n.Step == nil {
+					return
+				}
+				if _, diags := n.Resolve(r); diags.HasErrors() {
+					t.Error(diags)
+				}
+			})
+		}
+	}
+	work.Wait()
 }

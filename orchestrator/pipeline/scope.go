@@ -47,7 +47,7 @@ type entity struct {
 
 	// bestParams is the type of sweep.X.best.params, dynamic if not known.
 	bestParams cty.Type
-	// unknown is the value before anything has run, by key.
+	// unknown is the value of each of its nodes before anything has run.
 	unknown cty.Value
 }
 
@@ -60,7 +60,8 @@ func (e *entity) nodeID(key string) NodeID {
 }
 
 // instance is one element of for_each, for each.key and each.value. The zero
-// value is a block without for_each.
+// value is a block without for_each. The key is "" if for_each is wrong, so
+// that it is not known; keys are never empty.
 type instance struct {
 	key   string
 	value cty.Value
@@ -115,9 +116,11 @@ func (k *knowledge) context(b *bound) (*hcl.EvalContext, hcl.Diagnostics) {
 		vars["var"] = k.scope.varObject
 	}
 	if b.usesEach {
-		vars["each"] = cty.ObjectVal(map[string]cty.Value{
-			"key": cty.StringVal(b.key), "value": b.instance.value,
-		})
+		key := cty.UnknownVal(cty.String)
+		if b.key != "" {
+			key = cty.StringVal(b.key)
+		}
+		vars["each"] = cty.ObjectVal(map[string]cty.Value{"key": key, "value": b.instance.value})
 	}
 	if b.usesRun {
 		vars["run"] = k.run()

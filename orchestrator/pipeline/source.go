@@ -15,7 +15,8 @@ import (
 // file, from taking the server's memory.
 const (
 	maxSourceBytes = 4 << 20
-	maxDepth       = 1000   // of nested brackets and chained operators
+	maxDepth       = 500    // of nested brackets and chained operators
+	maxLocalDepth  = 100    // of locals that each use the next; each may nest as deep as maxDepth
 	maxNodes       = 20_000 // after for_each
 	maxInstances   = 10_000 // of one for_each
 	maxTrials      = 10_000 // of one sweep

@@ -53,3 +53,9 @@ step "numbers" {
   command  = ["x"]
   for_each = toset([1, 2])
 }
+
+step "each" {
+  for_each = [1]
+  command  = ["x", each.key, step.late[each.key].status, each.value.any]
+  timeout  = "soon"
+}
