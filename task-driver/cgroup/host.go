@@ -65,8 +65,25 @@ func (h *Host) choose() {
 		h.Reason = "control groups of version 2 without the memory and cpu controllers"
 		return
 	}
+	if occupied(m.point) {
+		h.Reason = "control groups of version 2 whose top has processes and doesn't share out memory and cpu"
+		return
+	}
 	h.Version = 2
 	h.check(m)
+}
+
+// occupied reports whether groups of version 2 can have no limits below a
+// folder, because there are processes in it. Only the true root may have both.
+func occupied(top string) bool {
+	if _, err := os.Stat(filepath.Join(top, "cgroup.type")); err != nil {
+		return false
+	}
+	b, err := os.ReadFile(filepath.Join(top, "cgroup.subtree_control"))
+	if have := strings.Fields(string(b)); err == nil && slices.Contains(have, "memory") && slices.Contains(have, "cpu") {
+		return false
+	}
+	return len(readProcs(filepath.Join(top, "cgroup.procs"))) > 0
 }
 
 func (h *Host) check(m mount) {

@@ -28,6 +28,8 @@ type Settings struct {
 	// have read. CacheDir is below StateDir by default.
 	StateDir string `codec:"state_dir"`
 	CacheDir string `codec:"cache_dir"`
+	// CacheMaxGiB bounds the cache; 0 is as much as there is space for.
+	CacheMaxGiB int64 `codec:"cache_max_gib"`
 	// LogFile gets the driver's log, too: after a crash of the agent nobody
 	// reads the other one.
 	LogFile string `codec:"log_file"`
@@ -66,6 +68,9 @@ func (s *Settings) complete() error {
 			errs = append(errs, fmt.Errorf("store: %q is not a URL such as file:///srv/artifacts", s.Store))
 		}
 	}
+	if s.CacheMaxGiB < 0 || s.CacheMaxGiB > 1<<30 {
+		errs = append(errs, fmt.Errorf("cache_max_gib: %d is not between 0 and %d", s.CacheMaxGiB, 1<<30))
+	}
 	if s.Cgroups != "auto" && s.Cgroups != "off" {
 		errs = append(errs, fmt.Errorf(`cgroups: %q is neither "auto" nor "off"`, s.Cgroups))
 	}
@@ -80,12 +85,13 @@ func (d *Driver) Info() base.Info {
 // ConfigSchema implements base.Plugin.
 func (d *Driver) ConfigSchema() *schema.Spec {
 	return schema.Object(map[string]*schema.Spec{
-		"enabled":   schema.Default(schema.Attr("enabled", "bool", false), "true"),
-		"store":     schema.Attr("store", "string", false),
-		"state_dir": schema.Attr("state_dir", "string", false),
-		"cache_dir": schema.Attr("cache_dir", "string", false),
-		"log_file":  schema.Attr("log_file", "string", false),
-		"cgroups":   schema.Default(schema.Attr("cgroups", "string", false), `"auto"`),
+		"enabled":       schema.Default(schema.Attr("enabled", "bool", false), "true"),
+		"store":         schema.Attr("store", "string", false),
+		"state_dir":     schema.Attr("state_dir", "string", false),
+		"cache_dir":     schema.Attr("cache_dir", "string", false),
+		"cache_max_gib": schema.Default(schema.Attr("cache_max_gib", "number", false), "0"),
+		"log_file":      schema.Attr("log_file", "string", false),
+		"cgroups":       schema.Default(schema.Attr("cgroups", "string", false), `"auto"`),
 	})
 }
 

@@ -96,7 +96,7 @@ func (d *Driver) openCache() (*stage.Cache, error) {
 	if d.cache != nil && d.cacheDir == d.settings.CacheDir {
 		return d.cache, nil
 	}
-	c, err := stage.OpenCache(d.settings.CacheDir)
+	c, err := stage.OpenCache(d.settings.CacheDir, d.settings.CacheMaxGiB<<30)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -17,13 +19,16 @@ import (
 // that can't be had again: it may be removed while no task is being started.
 type Cache struct {
 	store *artifact.Store
+	// maxBytes is how much it may hold; 0 is as much as there is space for.
+	maxBytes int64
 
 	mu    sync.Mutex
 	pulls map[artifact.Digest]*sync.Mutex // so that one pull serves all who wait
 }
 
-// OpenCache opens the cache in a folder, and makes it if it is missing.
-func OpenCache(dir string) (*Cache, error) {
+// OpenCache opens the cache in a folder, and makes it if it is missing. Beyond
+// maxBytes, and on a full disk, what came first goes first; 0 is no limit.
+func OpenCache(dir string, maxBytes int64) (*Cache, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the cache: %w", err)
 	}
@@ -31,7 +36,7 @@ func OpenCache(dir string) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the cache: %w", err)
 	}
-	return &Cache{store: store, pulls: map[artifact.Digest]*sync.Mutex{}}, nil
+	return &Cache{store: store, maxBytes: maxBytes, pulls: map[artifact.Digest]*sync.Mutex{}}, nil
 }
 
 // Fetch puts a copy of an artifact at dest. What the cache lacks, or has no
@@ -39,7 +44,11 @@ func OpenCache(dir string) (*Cache, error) {
 func (c *Cache) Fetch(ctx context.Context, from *artifact.Store, d artifact.Digest, dest string, opts ...artifact.FetchOption) error {
 	for attempt := 1; ; attempt++ {
 		if from != nil {
-			if err := c.pull(ctx, from, d); err != nil {
+			err := c.pull(ctx, from, d)
+			if errors.Is(err, syscall.ENOSPC) && c.trim(ctx, 0) == nil {
+				err = c.pull(ctx, from, d)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -77,7 +86,40 @@ func (c *Cache) pull(ctx context.Context, from *artifact.Store, d artifact.Diges
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("fetching artifact %s: %w", d, err)
 	}
-	return c.pullBlob(ctx, from, d)
+	if err := c.pullBlob(ctx, from, d); err != nil {
+		return err
+	}
+	if c.maxBytes == 0 {
+		return nil
+	}
+	// What was just pulled is the newest; if it alone is too much, it stays
+	// until the next pull.
+	return c.trim(ctx, max(c.maxBytes, m.Bytes()))
+}
+
+// trim deletes the oldest content until no more than a number of bytes is left.
+// A task that is being given it pulls it again.
+func (c *Cache) trim(ctx context.Context, most int64) error {
+	var blobs []artifact.BlobInfo
+	var sum int64
+	for b, err := range c.store.ListBlobs(ctx) {
+		if err != nil {
+			return fmt.Errorf("trimming the cache: %w", err)
+		}
+		blobs = append(blobs, b)
+		sum += b.Size
+	}
+	slices.SortFunc(blobs, func(a, b artifact.BlobInfo) int { return a.LastPut.Compare(b.LastPut) })
+	for _, b := range blobs {
+		if sum <= most {
+			break
+		}
+		if err := c.store.DeleteBlob(ctx, b.Digest); err != nil {
+			return fmt.Errorf("trimming the cache: %w", err)
+		}
+		sum -= b.Size
+	}
+	return nil
 }
 
 func (c *Cache) pullLock(d artifact.Digest) *sync.Mutex {

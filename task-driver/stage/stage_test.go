@@ -48,7 +48,7 @@ func newStore(t *testing.T) *artifact.Store {
 
 func newCache(t *testing.T) *Cache {
 	t.Helper()
-	c, err := OpenCache(t.TempDir())
+	c, err := OpenCache(t.TempDir(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,6 +235,37 @@ func TestCacheThatRots(t *testing.T) {
 		out := filepath.Join(dest, fmt.Sprint(i+1))
 		if err := cache.Fetch(t.Context(), store, d, out); err != nil || read(t, out) != "content" {
 			t.Errorf("rot %d: %v", i, err)
+		}
+	}
+}
+
+func TestCacheKeepsToItsSize(t *testing.T) {
+	store := newStore(t)
+	cache, err := OpenCache(t.TempDir(), 25_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cache.Close()
+	dest := t.TempDir()
+	for i := range 6 {
+		file := filepath.Join(t.TempDir(), "x")
+		write(t, file, strings.Repeat(fmt.Sprint(i), 10_000))
+		d, _, err := store.Put(t.Context(), file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cache.Fetch(t.Context(), store, d, filepath.Join(dest, fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+		var sum int64
+		for b, err := range cache.store.ListBlobs(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += b.Size
+		}
+		if sum > 25_000 {
+			t.Errorf("the cache holds %d bytes", sum)
 		}
 	}
 }

@@ -21,19 +21,31 @@ import (
 func (s *supervisor) finish(ctx context.Context, w *work, end *ending) {
 	w.end()
 	if w.keeper != nil {
-		w.keeper.finish(ctx)
+		defer w.keeper.dir.Close()
+		w.keeper.sealNew(ctx)
 	}
 	s.readMetrics(w.metrics, true)
 	end.settle()
 	outputs := s.storeOutputs(ctx, end)
-	s.storeRecord(ctx, w, end, outputs)
-	if end.succeeded() && w.keeper != nil && s.spec.Checkpoint.Forget && s.spec.Store != "" {
-		err := s.inStore(ctx, func(store *artifact.Store) error { return w.keeper.forget(ctx, store) })
+	complete := end.succeeded() && s.spec.Checkpoint != nil && s.spec.Checkpoint.Forget
+	if w.keeper != nil && !complete {
+		w.keeper.copyLast(ctx)
+	}
+	// The record gets its own time, whatever the rest has taken.
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordLimit)
+	defer cancel()
+	s.storeRecord(last, w, end, outputs)
+	if w.keeper != nil && complete && end.succeeded() && s.spec.Store != "" {
+		err := s.inStore(last, func(store *artifact.Store) error { return w.keeper.forget(last, store) })
 		if err != nil {
 			s.log.Warn("forgetting the checkpoints of a finished training", "error", err)
 		}
 	}
 }
+
+// recordLimit bounds the storing of the result record, which is small but for
+// the metrics.
+const recordLimit = time.Minute
 
 // storeOutputs stores the declared outputs, if the task has succeeded so far.
 func (s *supervisor) storeOutputs(ctx context.Context, end *ending) map[string]mltask.StoredOutput {

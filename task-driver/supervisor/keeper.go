@@ -176,6 +176,9 @@ func (k *keeper) copyTo(ctx context.Context, store *artifact.Store) error {
 	if len(pending) == 0 {
 		return nil
 	}
+	if k.skipResumed(ctx, store) {
+		pending = k.pending()
+	}
 	var errs []error
 	for _, step := range pending {
 		errs = append(errs, k.copyStep(ctx, store, step))
@@ -234,10 +237,25 @@ func (k *keeper) copyMetrics(ctx context.Context, store *artifact.Store) error {
 	return store.PutRecord(ctx, mltask.CheckpointMetricsKey(k.s.spec.Checkpoint.Key), mltask.CheckpointMetrics{Digest: string(digest)})
 }
 
-// finish seals and copies what is left when the task has ended.
-func (k *keeper) finish(ctx context.Context) {
-	defer k.dir.Close()
-	k.sealNew(ctx)
+// skipResumed reports whether there is nothing to copy of the step resumed from,
+// because the store has it.
+func (k *keeper) skipResumed(ctx context.Context, store *artifact.Store) bool {
+	from := k.s.spec.ResumedFrom
+	if from == nil || k.copied[*from] {
+		return false
+	}
+	have, err := checkpoint.Exported(ctx, store, k.s.spec.Checkpoint.Key)
+	if err != nil || !slices.Contains(have, *from) {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.copied[*from] = true
+	return true
+}
+
+// copyLast copies what is left when the task has ended.
+func (k *keeper) copyLast(ctx context.Context) {
 	if k.s.spec.Store == "" {
 		return
 	}
@@ -248,11 +266,11 @@ func (k *keeper) finish(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-			return
 		case <-time.After(pause):
 		}
 		pause *= 2
 	}
+	k.s.event("copy-gave-up", fmt.Sprintf("Checkpoints of the steps %v were not copied to the artifact store; they are in the allocation's folder only", k.pending()), nil)
 }
 
 // forget removes the store's records of a training that is complete.
