@@ -161,12 +161,12 @@ func TestWaitingIsExplained(t *testing.T) {
 func TestRefusedJob(t *testing.T) {
 	w := newWorld(t)
 	w.open(nil)
-	w.cluster.Fault = func(when, call, job string) error {
+	w.cluster.Fault(func(when, call, job string) error {
 		if call == "Register" {
 			return &run.RefusedError{Reason: "too big"}
 		}
 		return nil
-	}
+	})
 	if a := node(w.wait(w.submit(one)), "step.a"); a.Phase != run.Failed || a.Reason != "Nomad refuses the job: too big" {
 		t.Errorf("step.a ended %s, %q", a.Phase, a.Reason)
 	}
@@ -176,12 +176,12 @@ func TestClusterThatDoesNotAnswer(t *testing.T) {
 	w := newWorld(t)
 	var down atomic.Bool
 	down.Store(true)
-	w.cluster.Fault = func(string, string, string) error {
+	w.cluster.Fault(func(string, string, string) error {
 		if down.Load() {
 			return errors.New("connection refused")
 		}
 		return nil
-	}
+	})
 	w.open(nil)
 	id := w.submit(one)
 	w.until(id, "the trouble", func(e run.Event) bool {
@@ -206,12 +206,12 @@ func TestGapInTheEventStream(t *testing.T) {
 	w.until(id, "step.a running", reaches("step.a", run.Running))
 	var down atomic.Bool
 	down.Store(true)
-	w.cluster.Fault = func(_, call, _ string) error {
+	w.cluster.Fault(func(_, call, _ string) error {
 		if down.Load() && call == "Watch" {
 			return errors.New("connection refused")
 		}
 		return nil
-	}
+	})
 	w.cluster.CutStreams()
 	close(release)
 	w.cluster.Forget()
@@ -360,12 +360,15 @@ func TestGateModelAndEndpoint(t *testing.T) {
 	endpoint("a refused one changes nothing", 1, 1, "")
 
 	w.task("endpoint.digits", func(clustertest.Task) clustertest.Exit {
-		return clustertest.Exit{Code: 1, Problem: "out of GPUs", Stderr: "cannot serve\n"}
+		return clustertest.Exit{Code: 1, Stderr: "cannot serve\n"}
 	})
 	r = release(0.9, "v3")
 	ep := node(r, "endpoint.digits")
-	if r.Phase != run.Failed || ep.Phase != run.Failed || !strings.Contains(ep.Reason, "out of GPUs") || ep.Attempts[0].LogTail != "cannot serve\n" {
+	if r.Phase != run.Failed || ep.Phase != run.Failed || ep.Attempts[0].LogTail != "cannot serve\n" {
 		t.Error(describe(r))
+	}
+	if want := "it did not become ready: an instance ended: it exited with code 1 (Failed due to progress deadline - rolling back to job version 0)"; ep.Reason != want {
+		t.Errorf("reason = %q, want %q", ep.Reason, want)
 	}
 	endpoint("one that is not ready changes nothing", 1, 1, "revision 2: "+ep.Reason)
 

@@ -301,31 +301,50 @@ func (a *actor) deployment(at *attempt, m inspected) {
 		a.event(Event{Type: "node", Node: n.ID, Phase: Running, Message: "waiting for revision " + revision + " to become ready"})
 	}
 	d := m.job.Deployments[i]
-	var last *Alloc // the newest of this revision
-	for i := range m.job.Allocs {
-		x := &m.job.Allocs[i]
-		if x.JobVersion == d.JobVersion && (last == nil || x.Created > last.Created) {
-			last = x
-		}
-	}
+	alloc, trouble := lookAtInstances(m.job.Allocs, d.JobVersion)
 	switch d.Status {
 	case "successful":
-		a.settle(at, last, "")
+		a.settle(at, alloc, "")
 	case "failed", "cancelled":
 		reason := "it did not become ready"
 		if d.Status == "cancelled" {
 			reason = "another revision took its place"
 		}
+		if trouble != "" {
+			reason += ": " + trouble
+		}
 		if d.Reason != "" {
-			reason += ": " + d.Reason
+			reason += " (" + d.Reason + ")"
 		}
-		if last != nil && last.Problem != "" {
-			reason += "; " + last.Problem
-		}
-		a.settle(at, last, reason)
+		a.settle(at, alloc, reason)
 	default:
-		a.explain(at, a.waits(at, m.job.Waits))
+		if m.job.Waits != "" {
+			trouble = a.waits(at, m.job.Waits)
+		}
+		a.explain(at, trouble)
 	}
+}
+
+// lookAtInstances gives the newest allocation of a job's version, one that
+// failed first, and what went wrong with it.
+func lookAtInstances(allocs []Alloc, version uint64) (newest *Alloc, trouble string) {
+	for i := range allocs {
+		x := &allocs[i]
+		if x.JobVersion != version {
+			continue
+		}
+		failed := x.Client == "failed" || x.Failed
+		if newest == nil || failed && trouble == "" || x.Created > newest.Created && failed == (trouble != "") {
+			newest = x
+			if failed {
+				trouble = "an instance ended: it exited with code 0"
+				if x.ExitCode == nil || *x.ExitCode != 0 || x.Problem != "" {
+					trouble = "an instance ended: " + exitReason(outcome{ExitCode: x.ExitCode, Signal: x.Signal, OOM: x.OOM}, x, nil)
+				}
+			}
+		}
+	}
+	return newest, trouble
 }
 
 // settle records how a revision ended ("": it serves) and ends its attempt. A

@@ -221,7 +221,7 @@ func TestKillAtEveryEffect(t *testing.T) {
 			s := w.submission(everything, "raw.csv")
 			s.Key = "k"
 			d := dieAt(n, after)
-			w.cluster.Fault = func(when, call, job string) error {
+			w.cluster.Fault(func(when, call, job string) error {
 				if (when == "after") == after && (call == "Register" || call == "Stop") {
 					return d.effect(call, func() error { return nil })
 				}
@@ -229,7 +229,7 @@ func TestKillAtEveryEffect(t *testing.T) {
 					return errDead
 				}
 				return nil
-			}
+			})
 			w.open(func(s run.Store) run.Store { return dyingStore{s, d} })
 			ended := make(chan struct{})
 			go func() {
@@ -257,7 +257,7 @@ func TestKillAtEveryEffect(t *testing.T) {
 			<-ended
 			w.shut()
 			survived := !d.isDead()
-			w.cluster.Fault = nil
+			w.cluster.Fault(nil)
 			w.open(nil)
 			got := essence(w.finish(s))
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -290,7 +290,7 @@ func TestNetworkErrorAtEveryCall(t *testing.T) {
 			w.playEverything()
 			var mu sync.Mutex
 			seen, failed := 0, ""
-			w.cluster.Fault = func(at, call, job string) error {
+			w.cluster.Fault(func(at, call, job string) error {
 				mu.Lock()
 				defer mu.Unlock()
 				if at != when || call == "ReadFile" {
@@ -302,7 +302,7 @@ func TestNetworkErrorAtEveryCall(t *testing.T) {
 					return errors.New("connection reset by peer")
 				}
 				return nil
-			}
+			})
 			w.open(nil)
 			got := essence(w.finish(w.submission(everything, "raw.csv")))
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -418,7 +418,7 @@ func TestRandomRuns(t *testing.T) {
 		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
 		var mu sync.Mutex
 		var d *death
-		w.cluster.Fault = func(when, call, job string) error {
+		w.cluster.Fault(func(when, call, job string) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if d != nil && d.isDead() {
@@ -428,7 +428,7 @@ func TestRandomRuns(t *testing.T) {
 				return errors.New("connection reset by peer")
 			}
 			return nil
-		}
+		})
 		s := w.submission(p.source)
 		s.Key = "k"
 		for range rapid.IntRange(0, 3).Draw(t, "crashes") {

@@ -76,12 +76,16 @@ func exitReason(o outcome, alloc *Alloc, record *mltask.Result) string {
 	case o.Signal != 0:
 		return fmt.Sprintf("it was killed by signal %d (%s)", o.Signal, signalName(o.Signal))
 	case o.ExitCode != nil && *o.ExitCode != 0:
-		return fmt.Sprintf("it exited with code %d", *o.ExitCode)
+		reason := fmt.Sprintf("it exited with code %d", *o.ExitCode)
+		if record != nil && record.Error != "" {
+			reason += ": " + record.Error
+		}
+		return reason
 	case record != nil && record.Error != "":
 		return record.Error
 	case alloc != nil && alloc.Problem != "":
 		return alloc.Problem
-	case alloc != nil && alloc.Desired != "run":
+	case alloc != nil && alloc.Desired != "run" && record == nil && o.ExitCode == nil:
 		return "it was stopped from outside Drover"
 	case o.ExitCode != nil:
 		return "it exited with code 0 but left no result record in the artefact store: has the node the same store as the server?"

@@ -72,11 +72,8 @@ type Cluster struct {
 	ctx       context.Context
 	wg        sync.WaitGroup
 
-	// Fault, if set, is asked before and after every call; an error is what
-	// the caller gets. After "after" the call has had its effect.
-	Fault func(when, call, jobID string) error
-
 	mu      sync.Mutex
+	faults  func(when, call, jobID string) error
 	index   uint64
 	jobs    map[string]*job
 	allocs  map[string]*alloc
@@ -214,11 +211,22 @@ func (c *Cluster) Purge(jobID string) {
 	}
 }
 
+// Fault has f asked "before" and "after" every call; its error is what the
+// caller gets. After "after" the call has had its effect. Nil: no faults.
+func (c *Cluster) Fault(f func(when, call, jobID string) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.faults = f
+}
+
 func (c *Cluster) fault(when, call, jobID string) error {
-	if c.Fault == nil {
+	c.mu.Lock()
+	f := c.faults
+	c.mu.Unlock()
+	if f == nil {
 		return nil
 	}
-	return c.Fault(when, call, jobID)
+	return f(when, call, jobID)
 }
 
 // call runs f between the faults.
