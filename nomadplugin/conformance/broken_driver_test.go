@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -69,7 +70,11 @@ func (d *brokenDriver) Fingerprint(r *driverpb.FingerprintRequest, stream grpc.S
 	case "driver/fingerprint-stays-open":
 		return stream.Send(&driverpb.FingerprintResponse{Health: driverpb.FingerprintResponse_HEALTHY})
 	}
-	return d.DriverServer.Fingerprint(r, stream)
+	err := d.DriverServer.Fingerprint(r, stream)
+	if d.fault == "recover/reattach" {
+		os.Exit(1)
+	}
+	return err
 }
 
 func (d *brokenDriver) TaskEvents(r *driverpb.TaskEventsRequest, stream grpc.ServerStreamingServer[driverpb.DriverTaskEvent]) error {
@@ -95,6 +100,10 @@ func (d *brokenDriver) StartTask(ctx context.Context, r *driverpb.StartTaskReque
 		}
 	case "recover/output-released":
 		keepOutput()
+	case "task/whole-tree-ends":
+		cmd := exec.Command("sh", "-c", `for i in 1 2 3 4 5 6 7 8 9 10; do : > "$1"; sleep 0.2; done`, "sh",
+			filepath.Join(r.Task.AllocDir, "main", "local", "beat"))
+		_ = cmd.Start()
 	case "recover/ended":
 		b, _ := proto.Marshal(r)
 		_ = os.WriteFile(filepath.Join(r.Task.AllocDir, "request"), b, 0o600)

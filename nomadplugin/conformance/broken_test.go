@@ -58,7 +58,7 @@ func serveBroken(role, fault string) {
 		base.Register(&inner, sample.NewDevice())
 		b.BasePluginServer = inner.impl.(basepb.BasePluginServer)
 		device.Register(&inner, sample.NewDevice(), log)
-		d := &brokenDevice{DevicePluginServer: inner.impl.(devicepb.DevicePluginServer), fault: fault}
+		d := &brokenDevice{DevicePluginServer: inner.impl.(devicepb.DevicePluginServer), base: b, fault: fault}
 		set["device"] = registered{do: func(r grpc.ServiceRegistrar) { devicepb.RegisterDevicePluginServer(r, d) }}
 	} else {
 		base.Register(&inner, sample.NewDriver())
@@ -186,6 +186,7 @@ func (b *brokenBase) SetConfig(ctx context.Context, r *basepb.SetConfigRequest) 
 
 type brokenDevice struct {
 	devicepb.DevicePluginServer
+	base          *brokenBase
 	fault         string
 	crowd         crowd
 	reserved      atomic.Int32
@@ -203,6 +204,9 @@ func (s fingerprintStream) Send(r *devicepb.FingerprintResponse) error {
 }
 
 func (d *brokenDevice) Fingerprint(r *devicepb.FingerprintRequest, stream grpc.ServerStreamingServer[devicepb.FingerprintResponse]) error {
+	if d.fault == "base/not-configured" && d.base.calls.Load() == 0 {
+		os.Exit(1)
+	}
 	d.fingerprinted.Store(true)
 	switch d.fault {
 	case "device/fingerprint-stays-open":

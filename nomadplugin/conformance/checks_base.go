@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/drover-ml/drover/nomadplugin/base"
+	"github.com/drover-ml/drover/nomadplugin/device"
+	"github.com/drover-ml/drover/nomadplugin/driver"
 	"github.com/drover-ml/drover/nomadplugin/schema"
 )
 
@@ -31,6 +33,8 @@ func baseChecks() []check {
 			why: "an agent configures a throw-away process twice, without telling about itself, and does not start if that fails"},
 		{name: "base/set-config-garbage", run: checkSetConfigGarbage,
 			why: "configuration that cannot be read must be an error with a reason, not a crash"},
+		{name: "base/not-configured", run: checkNotConfigured,
+			why: "whoever looks at a plugin before its configuration must get an answer or an error, not a dead process"},
 		{name: "base/unknown-call", run: checkUnknownCall,
 			why: "newer agents make calls that older plugins do not know, and expect Unimplemented"},
 		{name: "base/concurrent-calls", run: checkConcurrentBase,
@@ -129,6 +133,25 @@ func checkSetConfigGarbage(ctx context.Context, s *session) error {
 		}
 	}
 	return nil
+}
+
+func checkNotConfigured(ctx context.Context, s *session) error {
+	p, err := s.start(ctx)
+	if err != nil {
+		return err
+	}
+	// Whether the calls succeed is the plugin's business.
+	callCtx, cancel := within(ctx, settle)
+	defer cancel()
+	if s.info.Type == base.TypeDevice {
+		_ = p.device.Fingerprint(callCtx, func([]device.Group) error { return errEnough })
+		_, _ = p.device.Reserve(callCtx, []string{"no-such-device"})
+	} else {
+		_ = p.driver.Fingerprint(callCtx, func(driver.Fingerprint) error { return errEnough })
+		_, _ = p.driver.Capabilities(callCtx)
+		_ = p.driver.StopTask(callCtx, unknownID, 0, "")
+	}
+	return p.alive(ctx, 0)
 }
 
 func checkUnknownCall(ctx context.Context, s *session) error {

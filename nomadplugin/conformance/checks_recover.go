@@ -14,6 +14,8 @@ func recoverChecks() []check {
 	cs := []check{
 		{name: "recover/known", run: checkRecoverKnown,
 			why: "an agent that restarted recovers tasks on a driver that outlived it and knows them"},
+		{name: "recover/reattach", run: checkReattach,
+			why: "a driver outlives an agent that crashes; the next agent connects to it, does not configure it again, and goes on"},
 		{name: "recover/after-kill", run: checkRecoverAfterKill,
 			why: "a driver that crashed is relaunched and must take up its tasks, which must not die with it"},
 		{name: "recover/without-config", run: checkRecoverWithoutConfig,
@@ -64,6 +66,36 @@ func checkRecoverKnown(ctx context.Context, s *session) error {
 		if err := p.driver.RecoverTask(ctx, stored(t.handle)); err != nil {
 			return fmt.Errorf("RecoverTask number %d: %w", i+1, err)
 		}
+	}
+	return stillRuns(ctx, p, t.id())
+}
+
+func checkReattach(ctx context.Context, s *session) error {
+	p, t, err := s.withTask(ctx, sleeper)
+	if err != nil {
+		return err
+	}
+	defer t.end(p)
+	if _, err := firstFingerprint(ctx, p); err != nil {
+		return err
+	}
+	// The agent crashes: connection and pipes are gone.
+	_ = p.conn.Close()
+	p.closeOutput()
+	if err := p.connect(p.handshake); err != nil {
+		return err
+	}
+	if _, err := p.base.Info(ctx); err != nil {
+		return fmt.Errorf("on the next connection: %w", err)
+	}
+	if err := p.driver.Init(ctx); err != nil {
+		return fmt.Errorf("on the next connection: %w", err)
+	}
+	if _, err := firstFingerprint(ctx, p); err != nil {
+		return fmt.Errorf("on the next connection: %w", err)
+	}
+	if err := p.driver.RecoverTask(ctx, stored(t.handle)); err != nil {
+		return fmt.Errorf("on the next connection: %w", err)
 	}
 	return stillRuns(ctx, p, t.id())
 }

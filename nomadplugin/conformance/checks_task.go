@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,6 +48,8 @@ func taskChecks() []check {
 			why: "after a failed recovery an agent destroys what runs, by force"},
 		{name: "task/destroyed-is-gone", run: checkDestroyed,
 			why: "each restart of a task leaves a destroyed one: what is kept of it leaks"},
+		{name: "task/whole-tree-ends", run: checkTreeEnds, advice: true,
+			why: "what a task leaves running holds its memory, ports and devices, which Nomad gives to the next task"},
 		{name: "task/concurrent", run: checkConcurrentTasks,
 			why: "agents start, wait for and stop many tasks at once"},
 		{name: "task/default-sigpipe", run: checkTaskSigpipe, advice: true,
@@ -407,6 +411,35 @@ func checkDestroyed(ctx context.Context, s *session) error {
 	}
 	if r, err := waitTask(ctx, p, t.id(), s.cfg.Patience); err == nil {
 		return fmt.Errorf("WaitTask of a destroyed task gave %+v", *r)
+	}
+	return nil
+}
+
+func checkTreeEnds(ctx context.Context, s *session) error {
+	p, t, err := s.withTask(ctx, `(trap "" TERM; while :; do : > "$NOMAD_TASK_DIR/beat"; sleep 0.05; done) & echo running; exec sleep 60`)
+	if err != nil {
+		return err
+	}
+	defer t.end(p)
+	if err := t.stdout.waitFor(ctx, "running"); err != nil {
+		return err
+	}
+	if err := p.driver.StopTask(ctx, t.id(), time.Second, "SIGTERM"); err != nil {
+		return err
+	}
+	if _, err := waitTask(ctx, p, t.id(), s.cfg.Patience); err != nil {
+		return err
+	}
+	if err := p.driver.DestroyTask(ctx, t.id(), true); err != nil {
+		return err
+	}
+	beat := filepath.Join(t.config.AllocDir, "main", "local", "beat")
+	_ = os.Remove(beat)
+	if err := p.alive(ctx, settle); err != nil {
+		return err
+	}
+	if _, err := os.Stat(beat); err == nil {
+		return errors.New("a background process of the task runs on after the task was destroyed")
 	}
 	return nil
 }

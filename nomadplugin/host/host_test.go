@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,6 +34,15 @@ func TestMain(m *testing.M) {
 		device.Serve(sample.NewDevice())
 	case "driver":
 		driver.Serve(sample.NewDriver())
+	case "holds output": // by a child that outlives it
+		child := exec.Command("sleep", "20")
+		child.Stdout, child.Stderr = os.Stdout, os.Stderr
+		if err := child.Start(); err != nil {
+			os.Exit(1)
+		}
+		log := base.NewLogger("holder")
+		log.Warn("child started", "pid", child.Process.Pid)
+		device.Serve(sample.NewDevice(), base.WithLogger(log))
 	case "silent":
 		select {}
 	case "exits":
@@ -317,4 +329,63 @@ func TestLaunchFailures(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// A child that holds the plugin's output does not hide the plugin's end, nor
+// hold up the host.
+func TestOutputHeldByChild(t *testing.T) {
+	lines := make(logLines, 100)
+	cfg := config(t, "holds output")
+	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: lines, Level: hclog.Warn})
+	p, err := host.Launch(deadline(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	for pid == 0 {
+		select {
+		case line := <-lines:
+			if _, after, ok := strings.Cut(line, "child started: @module=holder pid="); ok {
+				if !strings.Contains(line, "[WARN]") {
+					t.Errorf("the plugin's warning arrived as %q", line)
+				}
+				_, _ = fmt.Sscan(after, &pid)
+			}
+		case <-deadline(t).Done():
+			t.Fatal("the plugin's log did not arrive")
+		}
+	}
+	defer func() { _ = syscall.Kill(pid, syscall.SIGKILL) }()
+	if err := syscall.Kill(p.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.Done():
+	case <-deadline(t).Done():
+		t.Fatal("the plugin's end was not seen")
+	}
+	if _, err := p.Info(deadline(t)); !errors.Is(err, host.ErrExited) {
+		t.Errorf("got %v, want ErrExited", err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		p.Shutdown()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-deadline(t).Done():
+		t.Error("Shutdown did not return")
+	}
+}
+
+// logLines is a log output that a test reads line by line.
+type logLines chan string
+
+func (l logLines) Write(p []byte) (int, error) {
+	select {
+	case l <- string(p):
+	default:
+	}
+	return len(p), nil
 }

@@ -178,6 +178,7 @@ func follow(s taskState) *task {
 				break
 			}
 		}
+		t.kill() // what it left running
 		t.endedAt = time.Now()
 	}()
 	return t
