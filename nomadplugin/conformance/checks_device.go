@@ -392,19 +392,8 @@ func checkDeviceKilled(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	opened, ended := make(chan struct{}, 1), make(chan error, 1)
-	go func() {
-		ended <- p.device.Fingerprint(ctx, func([]device.Group) error {
-			select {
-			case opened <- struct{}{}:
-			default:
-			}
-			return nil
-		})
-	}()
-	select {
-	case <-opened:
-	case err := <-ended:
+	ended, err := s.keepFingerprinting(ctx, p)
+	if err != nil {
 		return err
 	}
 	p.kill()

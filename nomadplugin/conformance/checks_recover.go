@@ -143,6 +143,7 @@ func checkRecoverAfterShutdown(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
+	go func() { _, _ = p.driver.WaitTask(ctx, t.id()) }() // as an agent does, all the time
 	if err := errors.Join(p.driver.Shutdown(ctx), p.shutdown(ctx)); err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/drover-ml/drover/nomadplugin/base"
+	"github.com/drover-ml/drover/nomadplugin/device"
+	"github.com/drover-ml/drover/nomadplugin/driver"
 	"github.com/drover-ml/drover/nomadplugin/schema"
 )
 
@@ -196,14 +198,41 @@ func (s *session) configLaunch(ctx context.Context, spec *schema.Spec) error {
 }
 
 func checkGracefulExit(ctx context.Context, s *session) error {
-	p, err := s.start(ctx)
+	p, err := s.ready(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.use(ctx, p); err != nil {
+	// An agent asks while its streams are open.
+	if _, err := s.keepFingerprinting(ctx, p); err != nil {
 		return err
 	}
 	return p.shutdown(ctx)
+}
+
+// keepFingerprinting opens a fingerprint stream, waits for its first message
+// and leaves it open. What ends it comes over the channel.
+func (s *session) keepFingerprinting(ctx context.Context, p *process) (<-chan error, error) {
+	first, ended := make(chan struct{}, 1), make(chan error, 1)
+	seen := func() error {
+		select {
+		case first <- struct{}{}:
+		default:
+		}
+		return nil
+	}
+	go func() {
+		if s.info.Type == base.TypeDevice {
+			ended <- p.device.Fingerprint(ctx, func([]device.Group) error { return seen() })
+		} else {
+			ended <- p.driver.Fingerprint(ctx, func(driver.Fingerprint) error { return seen() })
+		}
+	}()
+	select {
+	case <-first:
+		return ended, nil
+	case err := <-ended:
+		return nil, err
+	}
 }
 
 func checkLeftovers(ctx context.Context, s *session) error {
