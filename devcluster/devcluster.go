@@ -65,7 +65,8 @@ type Config struct {
 	// such as "dgx-h100:2". The presets are those of nomad-device-gpu.
 	GPUs []string
 	// PluginDir is the folder with nomad-driver-ml and nomad-device-gpu.
-	// Every executable in it is launched as a plugin. Required.
+	// Every executable in it named nomad-driver-… or nomad-device-… is launched
+	// as a plugin. Required.
 	PluginDir string
 	// PluginConfig is the config block of each plugin, by file name, on all
 	// nodes. A node's own settings win.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,6 +46,9 @@ func Discover(ctx context.Context, dir string, logger hclog.Logger) ([]*Binary, 
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, e := range entries {
+		if !isPluginName(e.Name()) {
+			continue
+		}
 		fi, err := os.Stat(filepath.Join(dir, e.Name())) // a link to a plugin is one
 		if err != nil || !fi.Mode().IsRegular() || fi.Mode()&0o111 == 0 {
 			continue
@@ -62,6 +66,12 @@ func Discover(ctx context.Context, dir string, logger hclog.Logger) ([]*Binary, 
 	}
 	wg.Wait()
 	return found, errors.Join(errs...)
+}
+
+// isPluginName tells plugins from other programs in their folder. An agent is
+// told by a plugin block which are which; here the name says it.
+func isPluginName(name string) bool {
+	return strings.HasPrefix(name, "nomad-driver-") || strings.HasPrefix(name, "nomad-device-")
 }
 
 // Inspect launches a plugin once to ask what it is.
