@@ -138,11 +138,13 @@ func lockFile(path string) (*os.File, error) {
 func (db *DB) Close() error {
 	db.closing.Do(func() {
 		var errs []error
-		if db.writer != nil {
-			errs = append(errs, db.writer.close())
-		}
 		if db.readers != nil {
 			errs = append(errs, db.readers.Close())
+		}
+		// The last connection to close moves the log into the file; readers may
+		// not write.
+		if db.writer != nil {
+			errs = append(errs, db.writer.close())
 		}
 		db.closed = errors.Join(append(errs, db.lock.Close())...)
 	})
