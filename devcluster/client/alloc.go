@@ -36,6 +36,7 @@ type allocRunner struct {
 	watchCancel context.CancelFunc
 	services    *services
 	taskChange  chan struct{} // closed and replaced when a task's state changes
+	soon        bool          // a report is about to be made
 	failure     string        // why the allocation could not be set up
 }
 
@@ -296,14 +297,40 @@ func (r *allocRunner) taskEnded(t *taskRunner) {
 	}
 }
 
+// changed reports at once.
 func (r *allocRunner) changed() {
+	r.notify()
+	r.n.reports.add(r.report())
+}
+
+// notify tells whoever watches the tasks.
+func (r *allocRunner) notify() {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.taskChange != nil {
 		close(r.taskChange)
 	}
 	r.taskChange = make(chan struct{})
-	r.mu.Unlock()
-	r.n.reports.add(r.report())
+}
+
+// changedSoon reports in a moment what need not be known at once.
+func (r *allocRunner) changedSoon() {
+	const moment = 50 * time.Millisecond
+	r.notify()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.soon {
+		return
+	}
+	r.soon = true
+	time.AfterFunc(moment, func() {
+		r.mu.Lock()
+		r.soon = false
+		r.mu.Unlock()
+		if r.n.ctx.Err() == nil && !r.ended() {
+			r.n.reports.add(r.report())
+		}
+	})
 }
 
 // report is what the server is to know.

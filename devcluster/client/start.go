@@ -61,7 +61,7 @@ func (t *taskRunner) prepare() error {
 	if err := t.collectLogs(c); err != nil {
 		return t.hookError("logmon", err)
 	}
-	t.change(func(row *taskRow) { row.Config, row.Prepared = c, true })
+	t.keep(func(row *taskRow) { row.Config, row.Prepared = c, true })
 	t.mu.Lock()
 	t.env = env.Vars
 	t.mu.Unlock()

@@ -90,6 +90,12 @@ func (t *taskRunner) markDead() {
 
 // change changes what is known of the task, makes it durable and reports it.
 func (t *taskRunner) change(fn func(row *taskRow), events ...*api.TaskEvent) {
+	t.keep(fn, events...)
+	t.r.changed()
+}
+
+// keep changes what is known of the task and makes it durable.
+func (t *taskRunner) keep(fn func(row *taskRow), events ...*api.TaskEvent) {
 	t.mu.Lock()
 	fn(&t.row)
 	t.append(events)
@@ -99,7 +105,6 @@ func (t *taskRunner) change(fn func(row *taskRow), events ...*api.TaskEvent) {
 	if err != nil {
 		t.log.Error("a task's state could not be stored", "error", err)
 	}
-	t.r.changed()
 }
 
 func (t *taskRunner) append(events []*api.TaskEvent) {
@@ -107,12 +112,13 @@ func (t *taskRunner) append(events []*api.TaskEvent) {
 	t.row.State.Events = all[max(0, len(all)-keptEvents):]
 }
 
-// event adds events and reports them. They become durable with the next change.
+// event adds events. They are reported in a moment, or with what changes
+// before, and become durable with the next change.
 func (t *taskRunner) event(events ...*api.TaskEvent) {
 	t.mu.Lock()
 	t.append(events)
 	t.mu.Unlock()
-	t.r.changed()
+	t.r.changedSoon()
 }
 
 // addEvent only adds an event; the caller reports it.
@@ -124,12 +130,13 @@ func (t *taskRunner) addEvent(e *api.TaskEvent) {
 
 // setDead ends the task for good.
 func (t *taskRunner) setDead(failed bool, events ...*api.TaskEvent) {
-	t.change(func(row *taskRow) {
+	t.keep(func(row *taskRow) {
 		row.State.State, row.State.Failed = "dead", row.State.Failed || failed
 		row.State.FinishedAt = time.Now().UTC()
 		row.Config, row.Handle = nil, nil
 	}, events...)
 	t.markDead()
+	t.r.changedSoon() // an allocation that ends with it is reported at once
 }
 
 // neverRan ends a task that was never started.
@@ -244,13 +251,9 @@ func (t *taskRunner) ended(exit *driver.ExitResult, startErr error) bool {
 	if exit != nil {
 		events = append(events, terminatedEvent(exit))
 	}
-	clear := func(row *taskRow) { row.Config, row.Handle = nil, nil }
 	if t.mustStop() {
-		t.change(clear, events...)
 		if exit != nil {
-			events = []*api.TaskEvent{killedEvent()}
-		} else {
-			events = nil
+			events = append(events, killedEvent())
 		}
 		t.setDead(false, append(events, t.endEvents()...)...)
 		return true
@@ -274,7 +277,7 @@ func (t *taskRunner) ended(exit *driver.ExitResult, startErr error) bool {
 		return true
 	}
 	t.change(func(row *taskRow) {
-		clear(row)
+		row.Config, row.Handle = nil, nil
 		row.State.State = "pending"
 		row.State.Restarts++
 		row.State.LastRestart = time.Now().UTC()

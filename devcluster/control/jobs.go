@@ -146,6 +146,9 @@ func (s *Server) putVersion(tx *state.Tx, job, old *api.Job) error {
 	if old != nil {
 		job.Version = ptr(*old.Version + 1)
 		job.CreateIndex = old.CreateIndex
+		if !*old.Stop && deref(old.Status) == "running" {
+			job.Status = ptr("running") // what it has goes on meanwhile
+		}
 	}
 	if job.IsPeriodic() || job.IsParameterized() || *job.Type == scheduler.System {
 		job.Status = ptr("running")
