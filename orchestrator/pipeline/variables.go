@@ -220,7 +220,7 @@ func ParseVarFile(filename string, src []byte) (map[string]string, hcl.Diagnosti
 		value, moreDiags := attr.Expr.Value(nil)
 		diags = append(diags, moreDiags...)
 		switch {
-		case moreDiags.HasErrors():
+		case moreDiags.HasErrors() || !value.IsWhollyKnown(): // unknown where the syntax was wrong
 		case value.Type() == cty.String && !value.IsNull():
 			values[name] = value.AsString()
 		default:
