@@ -16,6 +16,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/drover-ml/drover/internal/lab"
 )
 
 // A benchmark measures one thing and returns rows for its table.
@@ -39,10 +41,15 @@ type row struct {
 
 var benchmarks = []benchmark{
 	{"start", "a plugin's start, from exec to its handshake line, 50 times", benchStart},
+	{"engine", "what Drover adds to a step, over the same tasks run by Nomad alone", benchEngine},
+	{"validate", "a pipeline file of 10,000 steps", benchValidate},
+	{"metrics", "1,000 points of metrics, from a task to the disk", benchMetrics},
+	{"seal", "a checkpoint of 1 GiB hashed and made durable", benchSeal},
 	{"gateway", "latency that a proxy adds to one back end, open loop, keep-alive", benchGateway},
 }
 
 func main() {
+	lab.Main()
 	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], "serve-") {
 		if err := serveChild(os.Args[1], os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
@@ -60,13 +67,13 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, flag.Args(), *asJSON); err != nil {
+	if err := measure(ctx, flag.Args(), *asJSON); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, names []string, asJSON bool) error {
+func measure(ctx context.Context, names []string, asJSON bool) error {
 	for _, n := range names {
 		if !slices.ContainsFunc(benchmarks, func(b benchmark) bool { return b.name == n }) {
 			return fmt.Errorf("no benchmark named %q; -h lists them", n)

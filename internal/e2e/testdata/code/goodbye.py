@@ -1,0 +1,3 @@
+import os
+from mark import mark
+mark("status=" + os.environ["STATUS"])
