@@ -175,7 +175,7 @@ func checkRecoverEnded(ctx context.Context, s *session) error {
 			return err
 		}
 	}
-	if t.stdout.seen(ctx, "started\nstarted") {
+	if t.stdout.seenAgain(ctx, "started\nstarted") {
 		return errors.New("the ended task was started again")
 	}
 	return p.alive(ctx, 0)

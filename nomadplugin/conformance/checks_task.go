@@ -147,7 +147,7 @@ func checkStartTwice(ctx context.Context, s *session) error {
 	if err := stillRuns(ctx, p, t.id()); err != nil {
 		return fmt.Errorf("after a second StartTask: %w", err)
 	}
-	if t.stdout.seen(ctx, "started\nstarted") {
+	if t.stdout.seenAgain(ctx, "started\nstarted") {
 		return errors.New("the task was started a second time")
 	}
 	return nil

@@ -235,9 +235,13 @@ func (o *output) waitFor(ctx context.Context, text string) error {
 	return o.waitWithin(ctx, o.patience, text)
 }
 
-// seen reports whether text comes in a short while.
-func (o *output) seen(ctx context.Context, text string) bool {
-	return o.waitWithin(ctx, settle, text) == nil
+// secondStart is how long a task that must not be started again is watched for
+// doing so.
+const secondStart = time.Second
+
+// seenAgain reports whether text comes although it must not.
+func (o *output) seenAgain(ctx context.Context, text string) bool {
+	return o.waitWithin(ctx, secondStart, text) == nil
 }
 
 func (o *output) waitWithin(ctx context.Context, d time.Duration, text string) error {
