@@ -237,9 +237,9 @@ func checkStopBlocksNothing(ctx context.Context, s *session) error {
 		return err
 	}
 	var g errgroup.Group
-	g.Go(func() error { return p.driver.StopTask(ctx, t.id(), 2*time.Second, "") })
+	g.Go(func() error { return p.driver.StopTask(ctx, t.id(), 3*time.Second, "") })
 	// All of these must answer before the stop is over.
-	callCtx, cancel := within(ctx, time.Second)
+	callCtx, cancel := within(ctx, 2500*time.Millisecond)
 	defer cancel()
 	if _, err := p.driver.WaitTask(callCtx, unknownID); err == nil || callCtx.Err() != nil {
 		return errors.New("WaitTask of another task did not answer during a stop")
