@@ -18,6 +18,9 @@ const (
 // fileName is a name that becomes a file's: of inputs, outputs and models.
 var fileName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,127}$`)
 
+// inputName is a fileName, or one with a key after a dot.
+var inputName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9._-]{0,127}$`)
+
 // endpointName leaves room for "drover-<workspace>-" in a DNS label.
 var endpointName = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$`)
 

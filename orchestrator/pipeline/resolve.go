@@ -142,15 +142,19 @@ func (n *Node) resolveInputs(k *knowledge, t *Task) hcl.Diagnostics {
 	for _, in := range n.deferred.inputs {
 		v, moreDiags := in.from.final(k)
 		diags = append(diags, moreDiags...)
-		switch {
-		case moreDiags.HasErrors():
-		case v.IsNull() && in.optional:
-		case v.IsNull():
-			diags = append(diags, problem(in.at, "No artefact", n.missingInput(k.results, in)))
-		case !digest.MatchString(v.AsString()):
-			diags = append(diags, problem(in.at, "Not an artefact", fmt.Sprintf("The input %q is no digest of an artefact.", in.name)))
-		default:
-			t.Inputs[in.name] = v.AsString()
+		if moreDiags.HasErrors() {
+			continue
+		}
+		for name, v := range in.artefacts(v) {
+			err := checkArtefact(name, v)
+			switch {
+			case err != nil:
+				diags = append(diags, problem(in.at, "Not an artefact", sentence(err)))
+			case !v.IsNull():
+				t.Inputs[name] = v.AsString()
+			case !in.optional:
+				diags = append(diags, problem(in.at, "No artefact", n.missingInput(k.results, in, name)))
+			}
 		}
 	}
 	if n.Endpoint != nil {
@@ -170,15 +174,15 @@ func (n *Node) resolveInputs(k *knowledge, t *Task) hcl.Diagnostics {
 }
 
 // missingInput says why there is no artefact for an input.
-func (n *Node) missingInput(r Results, in boundInput) string {
+func (n *Node) missingInput(r Results, in boundInput, name string) string {
 	for _, ref := range in.from.refs {
 		for _, id := range ref.nodes() {
 			if result := r[id]; result.Status != Succeeded {
-				return fmt.Sprintf("The input %q comes from %s, which %s. If the task can do without it, set optional = true in the input.", in.name, id, ended(result))
+				return fmt.Sprintf("The input %q comes from %s, which %s. If the task can do without it, set optional = true in the input.", name, id, ended(result))
 			}
 		}
 	}
-	return fmt.Sprintf("There is nothing for the input %q: its optional output was not written. If the task can do without it, set optional = true in the input.", in.name)
+	return fmt.Sprintf("There is nothing for the input %q: its optional output was not written. If the task can do without it, set optional = true in the input.", name)
 }
 
 // ended says how a node ended, as in "which was skipped".

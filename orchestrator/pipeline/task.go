@@ -69,7 +69,7 @@ func (b *nodeBuilder) runnable(step *Step) {
 		step.Checkpoint = &Checkpoint{Keep: int(r.integer("keep", 3, 1, 1000))}
 	}
 	if attr := b.body.Attributes["when"]; attr != nil {
-		b.node.deferred.when = b.later(attr.Expr, cty.Bool, "when")
+		b.node.deferred.when, _ = b.later(attr.Expr, cty.Bool, "when")
 	}
 }
 
@@ -85,11 +85,11 @@ func (b *nodeBuilder) task(step *Step) {
 		d.command = b.command(step, attr)
 	}
 	if attr := b.body.Attributes["env"]; attr != nil {
-		d.env = b.later(attr.Expr, cty.Map(cty.String), "env")
+		d.env, _ = b.later(attr.Expr, cty.Map(cty.String), "env")
 		b.env(step, d.env)
 	}
 	if attr := b.body.Attributes["params"]; attr != nil {
-		d.params = b.later(attr.Expr, cty.DynamicPseudoType, "params")
+		d.params, _ = b.later(attr.Expr, cty.DynamicPseudoType, "params")
 		b.params(d.params)
 	}
 	b.inputs(step)
@@ -104,13 +104,13 @@ func (b *nodeBuilder) inner(block *hclsyntax.Block, what string, f fields) reade
 }
 
 // later takes in an expression that may name nodes, and makes edges to them. It
-// tries it with what is known now, which finds most that is wrong with it. The
-// result is nil if something is.
-func (b *nodeBuilder) later(expr hclsyntax.Expression, want cty.Type, name string) *boundValue {
+// tries it with what is known now, which finds most that is wrong with it: then
+// ok is false. The value is nil if it is null, which is as if it were not there.
+func (b *nodeBuilder) later(expr hclsyntax.Expression, want cty.Type, name string) (value *boundValue, ok bool) {
 	bound, diags := b.bind(expr, b.place)
 	b.report(diags...)
 	if bound == nil {
-		return nil
+		return nil, false
 	}
 	for _, ref := range bound.refs {
 		b.dependOn(ref)
@@ -118,17 +118,17 @@ func (b *nodeBuilder) later(expr hclsyntax.Expression, want cty.Type, name strin
 	v, diags := bound.value(b.atParse)
 	b.report(diags...)
 	if diags.HasErrors() {
-		return nil
+		return nil, false
 	}
 	if v.IsNull() {
-		return nil
+		return nil, true
 	}
 	converted, err := convertTo(v, want)
 	if err != nil {
 		b.report(wrongType(expr.Range(), name, want, v, err))
-		return nil
+		return nil, false
 	}
-	return &boundValue{bound: bound, name: name, want: want, early: converted}
+	return &boundValue{bound: bound, name: name, want: want, early: converted}, true
 }
 
 // dependOn makes edges to the nodes that ref names.
@@ -151,7 +151,10 @@ func (b *nodeBuilder) command(step *Step, attr *hclsyntax.Attribute) *boundValue
 			"command is a list: the program, then its arguments. For a shell, write [\"sh\", \"-c\", \"…\"]."))
 		return nil
 	}
-	value := b.later(attr.Expr, cty.List(cty.String), "command")
+	value, ok := b.later(attr.Expr, cty.List(cty.String), "command")
+	if ok && value == nil {
+		b.report(problem(at, "Invalid command", "The command is null; its first element is the program."))
+	}
 	if value == nil || !value.early.IsKnown() {
 		return value
 	}
@@ -268,64 +271,6 @@ func paramsOf(v cty.Value) (map[string]any, error) {
 		return nil, err
 	}
 	return params.(map[string]any), nil
-}
-
-func (b *nodeBuilder) inputs(step *Step) {
-	seen := map[string]hcl.Range{}
-	for _, block := range b.body.Blocks {
-		if block.Type != "input" {
-			continue
-		}
-		name, at := b.label(block, "input")
-		if name == "" || !b.checkFileName(name, at, "an input") {
-			continue
-		}
-		if first, ok := seen[name]; ok {
-			b.report(duplicate("input", name, at, first))
-			continue
-		}
-		seen[name] = at
-		if b.entity.kind == KindEndpoint && name == modelInput {
-			b.report(problem(at, "Name taken", "The input \"model\" of an endpoint is the model that it serves. Choose another name."))
-			continue
-		}
-		r := b.inner(block, "input", fields{attrs: []string{"from", "optional"}})
-		r.required("from")
-		step.Inputs = append(step.Inputs, name)
-		attr := block.Body.Attributes["from"]
-		if attr == nil {
-			continue
-		}
-		value := b.artefact(attr.Expr)
-		b.node.deferred.inputs = append(b.node.deferred.inputs, boundInput{
-			name: name, from: value, optional: r.boolean("optional", false), at: attr.Expr.Range(),
-		})
-	}
-}
-
-// artefact takes in an expression whose value is an artefact's digest.
-func (b *nodeBuilder) artefact(expr hclsyntax.Expression) *boundValue {
-	const hint = "from takes an artefact, such as dataset.name or step.name.output.name"
-	if t, diags := hcl.AbsTraversalForExpr(expr); !diags.HasErrors() && isEntityKind(t.RootName()) {
-		ref, diags := b.reference(t)
-		if !diags.HasErrors() && !ref.all && ref.entity.kind != KindDataset && ref.part != "output" && ref.part != "best" {
-			what := "the " + ref.part + " of a " + string(ref.entity.kind)
-			if ref.part == "" {
-				what = "all of a " + string(ref.entity.kind)
-			}
-			b.report(problem(expr.Range(), "Not an artefact", fmt.Sprintf("This is %s; %s.", what, hint)))
-			return nil
-		}
-	}
-	value := b.later(expr, cty.String, "from")
-	if value == nil {
-		return nil
-	}
-	if value.early.IsKnown() && !digest.MatchString(value.early.AsString()) {
-		b.report(problem(expr.Range(), "Not an artefact", hint+"; a digest is written sha256: and 64 hexadecimal digits."))
-		return nil
-	}
-	return value
 }
 
 func (b *nodeBuilder) outputs(step *Step) {
