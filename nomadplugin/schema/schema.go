@@ -1,5 +1,12 @@
 // Package schema describes plugin and task configuration to Nomad (its
-// hclspec), and decodes what Nomad sends back.
+// hclspec), and reads and writes configurations as they travel between agents
+// and plugins.
+//
+// A Spec is a plugin's to build; MarshalBinary is its wire form. Decode is the
+// plugin's side of a configuration, Encode and EncodeTemplates the agent's,
+// which give the very bytes of a Nomad agent. Input from the other side is
+// bounded: nesting deeper than 64 levels and lengths beyond the message are
+// errors.
 package schema
 
 // Spec is one node of a configuration schema. Build it with the functions of
@@ -36,8 +43,10 @@ const (
 func Object(attrs map[string]*Spec) *Spec { return &Spec{kind: kindObject, attrs: attrs} }
 
 // Attr is an attribute of an HCL type such as `string`, `number`, `bool` or
-// `list(string)`. Numbers beyond 2^53 are rounded on their way: declare such
-// values as strings.
+// `list(string)`. Two traps: numbers beyond 2^53 are rounded on their way, so
+// declare such values as strings; and Nomad turns an object of an HCL job file
+// into a list of one, so a `map(string)` cannot be given there: use BlockAttrs,
+// or `list(map(string))`. Decode reads all three into a map.
 func Attr(name, hclType string, required bool) *Spec {
 	return &Spec{kind: kindAttr, name: name, typ: hclType, required: required}
 }
