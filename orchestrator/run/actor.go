@@ -24,8 +24,10 @@ type actor struct {
 	known  pipeline.Results    // how the nodes that have ended did
 	open   map[string]*attempt // attempts that have not ended, by job ID
 	left   int                 // body nodes that have not ended
-	ended  bool
-	ready  []*node // have become ready, or may go on
+	// orphans are attempts that have ended and whose jobs must still be stopped.
+	orphans int
+	ended   bool
+	ready   []*node // have become ready, or may go on
 	// deferred become ready at the next wake-up.
 	deferred []*node
 
@@ -191,6 +193,15 @@ func (a *actor) live(ctx context.Context) {
 		a.event(Event{Type: "run", Phase: Failed, Message: err.Error()})
 		a.flush(ctx)
 		return
+	}
+	for _, n := range a.nodes {
+		for _, t := range n.tasks {
+			for _, at := range t.attempts {
+				if at.Orphaned {
+					a.stopOrphan(at)
+				}
+			}
+		}
 	}
 	for jobID, at := range a.open {
 		a.engine.subscribe(jobID, a)

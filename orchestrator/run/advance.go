@@ -51,7 +51,7 @@ func (a *actor) exit() bool {
 			waits = true
 		}
 	}
-	if over && !a.ended {
+	if over && !a.ended && a.orphans == 0 {
 		a.endRun()
 	}
 	return waits

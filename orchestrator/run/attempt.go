@@ -473,23 +473,49 @@ func (a *actor) displaced(at *attempt, alloc *Alloc) {
 	id := a.identity(at)
 	a.call(at, func(ctx context.Context) (message, error) {
 		r, err := a.engine.record(ctx, id)
-		return lookedUp{at, succeeded(r)}, err
+		if err != nil || !succeeded(r) {
+			return lookedUp{at, nil}, err
+		}
+		o := judge(alloc, r, "", false, false)
+		o.Points = a.engine.points(ctx, r, id)
+		return lookedUp{at, &o}, nil
 	})
 }
 
-// lookedUp tells whether a displaced attempt had succeeded before.
+// lookedUp tells how a displaced attempt had ended before: nil, it had not.
 type lookedUp struct {
-	at        *attempt
-	succeeded bool
+	at *attempt
+	*outcome
 }
 
 func (m lookedUp) apply(a *actor) {
 	m.at.busy = false
-	if m.succeeded {
-		a.halt(m.at, "it had succeeded before")
+	if m.outcome == nil {
+		a.inspect(m.at)
 		return
 	}
-	a.inspect(m.at)
+	// What has succeeded is stored at once: the replacement may write a record
+	// of its own over it. Then that is stopped.
+	m.at.Orphaned = true
+	a.conclude(m.at, *m.outcome)
+	a.stopOrphan(m.at)
+}
+
+// stopOrphan stops the job of an attempt that has ended without it. The run
+// does not end before that.
+func (a *actor) stopOrphan(at *attempt) {
+	a.orphans++
+	a.call(at, func(ctx context.Context) (message, error) {
+		return orphanStopped{at}, a.engine.config.Cluster.Stop(ctx, at.JobID)
+	})
+}
+
+type orphanStopped struct{ at *attempt }
+
+func (m orphanStopped) apply(a *actor) {
+	a.orphans--
+	m.at.Orphaned = false
+	a.change.attempts.add(m.at)
 }
 
 // taskEvents makes the driver's messages events of the run, once each.

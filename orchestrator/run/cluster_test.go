@@ -414,3 +414,96 @@ func TestStopIsSafe(t *testing.T) {
 	}
 	run.New(run.Config{Store: w.db, Cluster: w.cluster, Artifacts: w.artifacts}).Stop()
 }
+
+// A record that was written before the node was lost proves the success: the
+// replacement is stopped, and nothing of what it does counts.
+func TestSuccessBeforeTheLossCounts(t *testing.T) {
+	w := newWorld(t)
+	w.open(nil)
+	output := string(w.artifacts.Put("the model"))
+	w.task("step.a", func(x clustertest.Task) clustertest.Exit {
+		if x.Start == 1 {
+			key := x.Job.TaskGroups[0].Tasks[0].Config["result_key"].(string)
+			w.artifacts.PutRecord("results/"+key, mltask.Result{
+				Version: 1, AllocID: x.AllocID, Outputs: map[string]mltask.StoredOutput{"x": {Digest: output, Kind: "file"}},
+			})
+			x.Say("stored")
+		}
+		return untilStopped(x)
+	})
+	id := w.submit(one)
+	w.until(id, "the record", func(e run.Event) bool { return e.Type == "task" && e.Message == "stored" })
+	w.cluster.LoseNode(node(w.get(id), "step.a").Attempts[0].JobID)
+	r := w.wait(id)
+	a := node(r, "step.a")
+	if a.Phase != run.Succeeded || a.Outputs["x"].Digest != output || len(a.Attempts) != 1 {
+		t.Error(describe(r))
+	}
+	if s, err := w.cluster.Job(t.Context(), a.Attempts[0].JobID); err != nil || !s.Stopped {
+		t.Errorf("the replacement goes on: %+v, %v", s, err)
+	}
+}
+
+// While the engine was away, its job has ended and Nomad has forgotten it.
+func TestJobThatCameAndWent(t *testing.T) {
+	w := newWorld(t)
+	w.open(nil)
+	release := make(chan struct{})
+	ended := make(chan struct{})
+	w.task("step.a", func(x clustertest.Task) clustertest.Exit {
+		<-release
+		defer close(ended)
+		return usual(x)
+	})
+	id := w.submit(one)
+	w.until(id, "step.a running", reaches("step.a", run.Running))
+	job := node(w.get(id), "step.a").Attempts[0].JobID
+	w.shut()
+	news := make(chan run.Update, 100)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go w.cluster.Watch(ctx, 1, func() {}, func(u run.Update) { news <- u })
+	close(release)
+	<-ended
+	for u := range news {
+		if u.Alloc != nil && u.Alloc.Client == "complete" {
+			break
+		}
+	}
+	w.cluster.Purge(job)
+	w.open(nil)
+	r := w.wait(id)
+	if r.Phase != run.Succeeded || w.cluster.Starts()[job] != 1 {
+		t.Error(describe(r), w.cluster.Starts())
+	}
+}
+
+func TestWatchGoesOnWhereItStopped(t *testing.T) {
+	w := newWorld(t)
+	w.open(nil)
+	id := w.submit(one)
+	w.wait(id)
+	all, err := w.engine.Events(t.Context(), id, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for after := range int64(len(all) + 2) {
+		events, err := w.engine.Watch(t.Context(), id, after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := after
+		for e := range events {
+			next++
+			if e.Seq != next {
+				t.Fatalf("after %d came event %d", next-1, e.Seq)
+			}
+		}
+		if want := max(after, int64(len(all))); next != want {
+			t.Errorf("a watch after %d ended at %d, want %d", after, next, want)
+		}
+	}
+	if _, err := w.engine.Watch(t.Context(), "nope", 0); !problem.Is(err, problem.NotFound) {
+		t.Errorf("watching what is not there: %v, want a problem.NotFound", err)
+	}
+}

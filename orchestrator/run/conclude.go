@@ -60,12 +60,7 @@ func (a *actor) lookInto(at *attempt, gone bool) {
 		if o.Phase == Failed && alloc != nil {
 			o.LogTail = a.engine.logTail(ctx, alloc.ID)
 		}
-		if r != nil && r.Metrics != "" {
-			o.Points, err = a.engine.points(ctx, artifact.Digest(r.Metrics), id)
-			if err != nil {
-				a.engine.config.Logger.Warn("reading a task's metrics file from the artefact store", "job", at.JobID, "error", err)
-			}
-		}
+		o.Points = a.engine.points(ctx, r, id)
 		return concluded{at, o}, nil
 	})
 }
@@ -93,24 +88,29 @@ func (e *Engine) logTail(ctx context.Context, allocID string) string {
 	return ""
 }
 
-// points reads the metrics file that a task left.
-func (e *Engine) points(ctx context.Context, d artifact.Digest, id jobspec.Identity) ([]MetricPoint, error) {
-	r, err := e.config.Artifacts.OpenBlob(ctx, d)
-	if err != nil {
-		return nil, err
+// points reads the metrics file that a task left, as far as it can be read.
+func (e *Engine) points(ctx context.Context, r *mltask.Result, id jobspec.Identity) []MetricPoint {
+	if r == nil || r.Metrics == "" {
+		return nil
 	}
-	defer r.Close()
 	var points []MetricPoint
-	s := bufio.NewScanner(r)
-	s.Buffer(make([]byte, 0, 4<<10), maxMetricsLine)
-	for s.Scan() && len(points) < maxMetricPoints {
-		line, err := mltask.ParseMetricsLine(s.Bytes())
-		if err != nil {
-			continue // a task may write what it likes; the driver has told it
+	f, err := e.config.Artifacts.OpenBlob(ctx, artifact.Digest(r.Metrics))
+	if err == nil {
+		defer f.Close()
+		s := bufio.NewScanner(f)
+		s.Buffer(make([]byte, 0, 4<<10), maxMetricsLine)
+		for s.Scan() && len(points) < maxMetricPoints {
+			// A task may write what it likes; the driver has told it what is wrong.
+			if line, err := mltask.ParseMetricsLine(s.Bytes()); err == nil {
+				points = appendPoints(points, line, id.Node, id.Trial)
+			}
 		}
-		points = appendPoints(points, line, id.Node, id.Trial)
+		err = s.Err()
 	}
-	return points, s.Err()
+	if err != nil {
+		e.config.Logger.Warn("reading a task's metrics file from the artefact store", "run", id.Run, "node", id.Node, "error", err)
+	}
+	return points
 }
 
 func appendPoints(points []MetricPoint, line mltask.MetricsLine, node pipeline.NodeID, trial *int) []MetricPoint {

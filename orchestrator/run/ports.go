@@ -96,6 +96,8 @@ type AttemptState struct {
 	Stopping string
 	// Cancelled tells that it is being stopped because someone wants that.
 	Cancelled bool
+	// Orphaned tells that the attempt has ended, but its job must be stopped.
+	Orphaned bool
 	// Deployment is the revision of an endpoint's attempt.
 	Deployment *registry.Deployment
 }
