@@ -58,6 +58,9 @@ func Endpoint(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Clust
 	if id.Run != "" {
 		config["run"] = id.Run
 	}
+	if err := checkConfig(config); err != nil {
+		return nil, fmt.Errorf("compiling endpoint %q: %w", id.Name, err)
+	}
 	job := newJob(EndpointJobID(id.Workspace, id.Name), api.JobTypeService, t.Priority, c)
 	job.Meta = map[string]string{
 		MetaEndpoint:  id.Name,

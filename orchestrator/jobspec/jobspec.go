@@ -1,6 +1,7 @@
 package jobspec
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -49,6 +50,10 @@ func Task(id Identity, t pipeline.Task, c Cluster) (*api.Job, error) {
 	if t.Checkpoint != nil {
 		grace = checkpointKillTimeout
 		config["checkpoint"] = []map[string]any{{"key": id.CheckpointKey(), "keep": t.Checkpoint.Keep}}
+	}
+
+	if err := checkConfig(config); err != nil {
+		return nil, fmt.Errorf("compiling %s: %w", id.Node, err)
 	}
 
 	job := newJob(JobID(id.Run, id.Node, id.Trial, id.Attempt), api.JobTypeBatch, t.Priority, c)
@@ -145,6 +150,21 @@ func taskConfig(t pipeline.Task, c Cluster) (map[string]any, error) {
 		config["output"] = outputs
 	}
 	return config, nil
+}
+
+// checkConfig tells now what the driver would refuse on a node.
+func checkConfig(config map[string]any) error {
+	text, err := json.Marshal(config)
+	if err != nil {
+		return fmt.Errorf("encoding the driver's configuration: %w", err)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	var c mltask.Config
+	if err := decoder.Decode(&c); err != nil {
+		return fmt.Errorf("checking the driver's configuration: %w", err)
+	}
+	return c.Validate()
 }
 
 func resources(r pipeline.Resources) *api.Resources {

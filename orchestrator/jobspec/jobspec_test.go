@@ -1,7 +1,6 @@
 package jobspec_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"flag"
 	"os"
@@ -13,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/nomad/api"
 
-	"github.com/drover-ml/drover/internal/mltask"
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 )
@@ -160,19 +158,29 @@ func TestJobs(t *testing.T) {
 	}
 }
 
-// The driver's configuration has nothing that the driver does not know.
-func TestConfigIsTheDrivers(t *testing.T) {
-	for name, job := range compiled(t) {
-		text, err := json.Marshal(job.TaskGroups[0].Tasks[0].Config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		decoder := json.NewDecoder(bytes.NewReader(text))
-		decoder.DisallowUnknownFields()
-		var config mltask.Config
-		if err := decoder.Decode(&config); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
+// What the driver would refuse on a node is refused here.
+func TestConfigIsCheckedAsTheDriverDoes(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*pipeline.Task)
+		want   string
+	}{
+		{"input that leaves its folder", func(task *pipeline.Task) { task.Inputs = map[string]string{"../x": digest} }, "../x"},
+		{"source outside of the store", func(task *pipeline.Task) { task.Inputs = map[string]string{"x": "/etc/passwd"} }, "source"},
+		{"output that leaves its folder", func(task *pipeline.Task) { task.Outputs = []pipeline.Output{{Name: "a/b"}} }, "a/b"},
+		{"parameters that are too large", func(task *pipeline.Task) {
+			task.Params = map[string]any{"x": strings.Repeat("x", 1<<20)}
+		}, "params"},
+		{"NUL in the command", func(task *pipeline.Task) { task.Command = []string{"a\x00"} }, "NUL"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			task := minimal()
+			test.change(&task)
+			if _, err := jobspec.Task(identity(), task, cluster); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
 	}
 }
 

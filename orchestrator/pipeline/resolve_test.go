@@ -237,3 +237,39 @@ step "b" {
 	}
 	work.Wait()
 }
+
+// An input can take the outputs of all instances of a step.
+func TestInputFromAnObject(t *testing.T) {
+	p := parse(t, upstream+`
+step "shard" {
+  for_each = toset(["a", "b.2"])
+  command  = ["x"]
+  output "o" { optional = true }
+}
+step "join" {
+  command = ["x"]
+  input "shard" { from = { for key, s in step.shard : key => s.output.o } }
+  input "none" {
+    from     = null
+    optional = true
+  }
+}
+`)
+	if diff := cmp.Diff([]string{"shard.a", "shard.b.2"}, node(t, p, "step.join").Step.Inputs); diff != "" {
+		t.Error(diff)
+	}
+	r := pipeline.Results{}
+	for _, key := range []string{"a", "b.2"} {
+		result := succeeded(nil)
+		result.Outputs = map[string]string{"o": digestOf(key)}
+		r[pipeline.NodeID(`step.shard["`+key+`"]`)] = result
+	}
+	want := map[string]string{"shard.a": digestOf("a"), "shard.b.2": digestOf("b.2")}
+	if diff := cmp.Diff(want, resolve(t, p, "step.join", r).Inputs); diff != "" {
+		t.Error(diff)
+	}
+	r[`step.shard["a"]`] = pipeline.Result{Status: pipeline.Succeeded}
+	if _, diags := node(t, p, "step.join").Resolve(r); len(diags) != 1 || !strings.Contains(diags[0].Detail, `"shard.a"`) {
+		t.Errorf("got %v, want that shard.a is missing", diags)
+	}
+}

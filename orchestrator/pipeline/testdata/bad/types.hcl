@@ -59,3 +59,13 @@ step "each" {
   command  = ["x", each.key, step.late[each.key].status, each.value.any]
   timeout  = "soon"
 }
+
+step "inputs" {
+  command = null
+  input "null" { from = null }
+  input "list" { from = ["sha256:x"] }
+  input "text" { from = { a = "x" } }
+  input "key" { from = { "a/b" = dataset.d } }
+}
+
+dataset "d" { path = "d" }
