@@ -18,15 +18,15 @@ import (
 // train counts to $DROVER_PARAM_STEPS, with a checkpoint at every step, goes on
 // from where it is to, and leaves what it counted.
 const train = `
-step=0; sum=0
+step=0; sum=0; pause=$DROVER_PARAM_PAUSE; hang=$DROVER_PARAM_HANG
 if [ -n "$DROVER_RESUME_FROM" ]; then read step sum < "$DROVER_RESUME_FROM/state"; echo "resumed $step"; fi
 while [ $step -lt $DROVER_PARAM_STEPS ]; do
 	step=$((step + 1)); sum=$((sum + step))
 	echo "{\"step\": $step, \"metrics\": {\"sum\": $sum}}" >> "$DROVER_METRICS_FILE"
 	d="$DROVER_CHECKPOINT_DIR/step-$step"
 	rm -rf "$d.tmp"; mkdir "$d.tmp"; echo "$step $sum" > "$d.tmp/state"; head -c 100000 /dev/zero > "$d.tmp/pad"; mv "$d.tmp" "$d"
-	sleep ${DROVER_PARAM_PAUSE:-0}
-	if [ $step -eq ${DROVER_PARAM_HANG:--1} ]; then touch "$NOMAD_TASK_DIR/hanging"; exec sleep 1000; fi
+	[ -z "$pause" ] || sleep "$pause"
+	if [ "$step" = "$hang" ]; then touch "$NOMAD_TASK_DIR/hanging"; exec sleep 1000; fi
 done
 echo $sum > "$DROVER_OUTPUT_DIR/sum"`
 

@@ -8,15 +8,12 @@ import (
 	"os"
 
 	"github.com/drover-ml/drover/internal/mltask"
+	"github.com/drover-ml/drover/internal/version"
 	"github.com/drover-ml/drover/nomadplugin/base"
 	nomad "github.com/drover-ml/drover/nomadplugin/driver"
 	"github.com/drover-ml/drover/task-driver/driver"
 	"github.com/drover-ml/drover/task-driver/supervisor"
 )
-
-// version is the plugin's version, which must be a semantic one. The build may
-// set it.
-var version = "0.1.0"
 
 func main() {
 	// A supervisor has nothing to do with the agent and its protocol.
@@ -25,5 +22,5 @@ func main() {
 	}
 	file := &driver.LogFile{}
 	log := base.NewLogger(mltask.DriverName, file)
-	nomad.Serve(driver.New(version, log, file), base.WithLogger(log))
+	nomad.Serve(driver.New(version.Version, log, file), base.WithLogger(log))
 }
