@@ -108,13 +108,21 @@ func (t *Tokens) holder(token string) (string, bool) {
 	return name, found
 }
 
-type holderKey struct{}
+// UserHeader is who a request to a server without tokens says it is from. It
+// proves nothing, and is for the record only.
+const UserHeader = "Drover-User"
 
-// holderOf returns the name of the token that a request came with; "" if the
-// server asks for none.
-func holderOf(ctx context.Context) string {
-	name, _ := ctx.Value(holderKey{}).(string)
+type userKey struct{}
+
+// userOf returns who a request is from: the holder of its token or, on a server
+// without tokens, who it says; "" if it says nothing.
+func userOf(ctx context.Context) string {
+	name, _ := ctx.Value(userKey{}).(string)
 	return name
+}
+
+func withUser(r *http.Request, name string) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), userKey{}, name))
 }
 
 // require lets only requests with one of the tokens through to next, except
@@ -132,6 +140,6 @@ func (t *Tokens) require(next http.Handler) http.Handler {
 			writeProblem(w, http.StatusUnauthorized, "This server wants a bearer token that it knows; set DROVER_TOKEN.")
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), holderKey{}, name)))
+		next.ServeHTTP(w, withUser(r, name))
 	})
 }

@@ -40,7 +40,7 @@ func (s *server) registerEndpoints(api huma.API) {
 		OperationID: "delete-endpoint", Method: http.MethodDelete, Path: "/v1/endpoints/{endpoint}", Tags: []string{"endpoints"},
 		Summary: "Stop an endpoint's instances and forget it",
 	}, func(ctx context.Context, in *EndpointPath) (*struct{}, error) {
-		if err := s.cfg.Endpoints.DeleteEndpoint(ctx, in.Workspace, in.Endpoint, holderOf(ctx)); err != nil {
+		if err := s.cfg.Endpoints.DeleteEndpoint(ctx, in.Workspace, in.Endpoint, userOf(ctx)); err != nil {
 			return nil, s.problem(ctx, err)
 		}
 		return nil, nil

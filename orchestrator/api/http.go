@@ -28,6 +28,9 @@ func onlyLocal(next http.Handler) http.Handler {
 			writeProblem(w, http.StatusForbidden, "This server has no tokens and so answers under localhost, 127.0.0.1 and [::1] only.")
 			return
 		}
+		if name := r.Header.Get(UserHeader); holderName.MatchString(name) {
+			r = withUser(r, name)
+		}
 		checked.ServeHTTP(w, r)
 	})
 }

@@ -133,7 +133,7 @@ const timeKey = "20060102T150405.000000000"
 
 func (s *server) moveAlias(ctx context.Context, at AliasPath, to AliasTarget) (*struct{ Body registry.AliasMove }, error) {
 	move, err := s.cfg.Models.MoveAlias(ctx, registry.AliasMove{
-		Workspace: at.Workspace, Model: at.Model, Alias: at.Alias, To: to.Version, By: holderOf(ctx), Reason: to.Reason,
+		Workspace: at.Workspace, Model: at.Model, Alias: at.Alias, To: to.Version, By: userOf(ctx), Reason: to.Reason,
 	})
 	if err != nil {
 		return nil, s.problem(ctx, err)

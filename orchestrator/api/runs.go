@@ -85,7 +85,7 @@ func (s *server) registerRuns(api huma.API) {
 		Summary:     "Cancel a run",
 		Description: "Stops its tasks; steps that run on exit still run. Cancelling a run that has ended is a conflict.",
 	}, func(ctx context.Context, in *RunPath) (*runBody, error) {
-		if err := s.cfg.Runs.Cancel(ctx, in.id(), holderOf(ctx)); err != nil {
+		if err := s.cfg.Runs.Cancel(ctx, in.id(), userOf(ctx)); err != nil {
 			return nil, s.problem(ctx, err)
 		}
 		return s.getRun(ctx, in.id())
@@ -95,7 +95,7 @@ func (s *server) registerRuns(api huma.API) {
 		Summary:     "Take up a run that failed or was cancelled",
 		Description: "What succeeded stays; everything else is tried again.",
 	}, func(ctx context.Context, in *RunPath) (*runBody, error) {
-		r, err := s.cfg.Runs.Retry(ctx, in.id(), holderOf(ctx))
+		r, err := s.cfg.Runs.Retry(ctx, in.id(), userOf(ctx))
 		if err != nil {
 			return nil, s.problem(ctx, err)
 		}
@@ -107,10 +107,10 @@ type submissionBody struct {
 	Body run.Submission
 }
 
-// submission is what the request asks for, from who the token says it is.
+// submission is what the request asks for, by whom the request is from.
 func (b *submissionBody) submission(ctx context.Context) run.Submission {
 	sub := b.Body
-	if name := holderOf(ctx); name != "" {
+	if name := userOf(ctx); name != "" {
 		sub.By = name
 	}
 	return sub

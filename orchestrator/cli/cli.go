@@ -192,6 +192,7 @@ func (a *app) client() (*client.Client, error) {
 		Address:   first(a.address, a.Getenv("DROVER_ADDR")),
 		Token:     a.Getenv("DROVER_TOKEN"),
 		Workspace: a.workspaceName(),
+		User:      a.userName(),
 	})
 	if err != nil {
 		return nil, usagef("%s", err)

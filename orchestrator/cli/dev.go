@@ -54,7 +54,7 @@ folder takes them up. With -stop-tasks, Ctrl-C ends them as well.`,
 	flags.StringSliceVar(&opts.gpus, "gpus", nil, "Simulated GPUs, as `PRESET:NODES` such as dgx-h100:2. Default: one node without")
 	flags.StringVar(&opts.readyFile, "ready-file", "", "Write the addresses to `FILE`, as NAME=VALUE lines, once all is up")
 	flags.BoolVar(&opts.stopTasks, "stop-tasks", false, "End tasks and endpoints when stopping")
-	opts.log.flags(cmd)
+	opts.log.flags(cmd, "warn")
 	return cmd
 }
 
@@ -83,7 +83,7 @@ func (a *app) dev(ctx context.Context, opts devOptions) (err error) {
 	}
 	cluster, err := devcluster.Start(ctx, devcluster.Config{
 		DataDir: filepath.Join(dir, "devcluster"), Listen: opts.cluster, GPUs: opts.gpus, PluginDir: linked,
-		Logger: hclog.New(&hclog.LoggerOptions{Name: "devcluster", Level: hclog.LevelFromString(opts.log.level), Output: a.Err, JSONFormat: opts.log.json}),
+		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.LevelFromString(opts.log.level), Output: a.Err, JSONFormat: opts.log.json}),
 	})
 	if err != nil {
 		return fmt.Errorf("starting the devcluster: %w", err)

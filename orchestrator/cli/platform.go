@@ -22,8 +22,8 @@ type logFlags struct {
 	json  bool
 }
 
-func (l *logFlags) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&l.level, "log-level", "info", "Least `LEVEL` that is logged: debug, info, warn or error")
+func (l *logFlags) flags(cmd *cobra.Command, level string) {
+	cmd.Flags().StringVar(&l.level, "log-level", level, "Least `LEVEL` that is logged: debug, info, warn or error")
 	cmd.Flags().BoolVar(&l.json, "log-json", false, "Log JSON lines")
 	mustComplete(cmd, "log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, noFiles))
 }
@@ -133,7 +133,7 @@ dies, tasks go on, and the next start takes them up. SIGINT and SIGTERM stop it.
 	flags.StringVar(&opts.tokenFile, "token-file", "", "`FILE` with the tokens to accept; drover token makes its lines")
 	opts.nomad.flags(cmd)
 	opts.nomad.placement(cmd)
-	opts.log.flags(cmd)
+	opts.log.flags(cmd, "info")
 	return cmd
 }
 
@@ -185,7 +185,7 @@ nothing else, so predictions go on while the server is down. Any number may run.
 	cmd.Flags().StringVar(&opts.cfg.Listen, "listen", server.DefaultGatewayListen, "`HOST:PORT` to listen on")
 	cmd.Flags().StringVar(&opts.cfg.MetricsListen, "metrics-listen", "", "`HOST:PORT` of /metrics. Default: nowhere")
 	opts.nomad.flags(cmd)
-	opts.log.flags(cmd)
+	opts.log.flags(cmd, "info")
 	return cmd
 }
 

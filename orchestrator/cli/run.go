@@ -47,7 +47,7 @@ if the run succeeded and 1 if it did not.`,
 			if err != nil {
 				return err
 			}
-			sub.Key, sub.NoCache, sub.By = first(opts.key, rand.Text()), opts.noCache, userName()
+			sub.Key, sub.NoCache = first(opts.key, rand.Text()), opts.noCache
 			r, created, err := c.Submit(ctx, sub)
 			if err != nil {
 				return err
@@ -161,8 +161,11 @@ func (a *app) upload(ctx context.Context, c *client.Client, f *file, quiet bool)
 	return f.submission(sources), nil
 }
 
-// userName is who a run is by if the server does not know better.
-func userName() string {
+// userName is who runs and changes are by if the server does not know better.
+func (a *app) userName() string {
+	if name := a.Getenv("USER"); name != "" {
+		return name
+	}
 	u, err := user.Current()
 	if err != nil {
 		return ""

@@ -68,6 +68,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("DROVER_ADDR", srv.URL)
 			env.Setenv("DROVER_GATEWAY", gateway.URL)
 			env.Setenv("TZ", "UTC")
+			env.Setenv("USER", "carol")
 			env.Setenv("HOME", env.WorkDir)
 			return nil
 		},

@@ -144,24 +144,20 @@ func firstLine(s string) string {
 	return line
 }
 
-// exitReason says in a few words how an attempt ended.
+// exitReason says how an attempt ended.
 func exitReason(at *run.Attempt) string {
-	var parts []string
 	switch {
+	case at.Reason != "":
+		return at.Reason
 	case at.OOM:
-		parts = append(parts, "out of memory")
+		return "it ran out of memory"
 	case at.Signal != 0:
-		parts = append(parts, fmt.Sprintf("ended by signal %d", at.Signal))
+		return fmt.Sprintf("it was ended by signal %d", at.Signal)
 	case at.ExitCode != nil:
-		parts = append(parts, fmt.Sprintf("exit code %d", *at.ExitCode))
-	}
-	if at.Reason != "" && !slices.Contains(parts, at.Reason) {
-		parts = append(parts, at.Reason)
-	}
-	if len(parts) == 0 {
+		return fmt.Sprintf("it exited with code %d", *at.ExitCode)
+	default:
 		return "no reason is known"
 	}
-	return strings.Join(parts, ": ")
 }
 
 // taskName names a node, and a trial of it.

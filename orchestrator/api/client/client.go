@@ -33,6 +33,7 @@ type Config struct {
 	Address   string // base URL; default DefaultAddress
 	Token     string // bearer token, "" for none
 	Workspace string // default DefaultWorkspace
+	User      string // who the requests are from, for servers without tokens
 	// HTTP sends the requests; default: a client without a timeout, since
 	// some answers take as long as a run.
 	HTTP *http.Client
@@ -43,6 +44,7 @@ type Config struct {
 type Client struct {
 	base      *url.URL
 	token     string
+	user      string
 	workspace string
 	http      *http.Client
 }
@@ -62,7 +64,7 @@ func New(c Config) (*Client, error) {
 	if err != nil || (base.Scheme != "http" && base.Scheme != "https") || base.Host == "" {
 		return nil, fmt.Errorf("server address %q is not a URL like %s", c.Address, DefaultAddress)
 	}
-	return &Client{base: base, token: c.Token, workspace: c.Workspace, http: c.HTTP}, nil
+	return &Client{base: base, token: c.Token, user: c.User, workspace: c.Workspace, http: c.HTTP}, nil
 }
 
 // Workspace is the workspace that the client asks about.
@@ -193,6 +195,9 @@ func (c *Client) sendOnce(ctx context.Context, method, path string, query url.Va
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	if c.user != "" {
+		req.Header.Set(api.UserHeader, c.user)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
