@@ -1,8 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strings"
@@ -307,4 +309,44 @@ func TestStall(t *testing.T) {
 		t.Errorf("result = %+v", r)
 	}
 	n.shown(c, "Stalled")
+}
+
+// A task of a group with a network of its own runs in it, and so does what is
+// run beside the task.
+func TestNetwork(t *testing.T) {
+	t.Parallel()
+	holder := exec.Command("unshare", "-n", "sleep", "1000")
+	if err := holder.Start(); err != nil {
+		t.Skip("needs unshare: ", err)
+	}
+	t.Cleanup(func() { _ = holder.Process.Kill(); _ = holder.Wait() })
+	path := fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid)
+	own := readLink(t, "/proc/self/ns/net")
+	var want string
+	eventually(t, "a network namespace", func() bool {
+		var err error
+		want, err = os.Readlink(path)
+		return err == nil && want != own
+	})
+	n := newNode(t, nil)
+	c := n.task(shell("readlink /proc/self/ns/net; exec sleep 1000"))
+	c.Network = &nomad.NetworkIsolation{Mode: nomad.NetworkGroup, Path: path}
+	n.start(c)
+	eventually(t, "the task's output", func() bool { return strings.HasSuffix(n.stdout(c), "\n") })
+	if got := strings.TrimSpace(n.stdout(c)); got != want {
+		t.Errorf("the task is in %s, want %s", got, want)
+	}
+	r, err := n.driver().ExecTask(n.ctx(), c.ID, []string{"readlink", "/proc/self/ns/net"}, 0)
+	if err != nil || strings.TrimSpace(string(r.Stdout)) != want {
+		t.Errorf("exec is in %v, %v; want %s", r, err, want)
+	}
+}
+
+func readLink(t *testing.T, path string) string {
+	t.Helper()
+	s, err := os.Readlink(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }

@@ -181,8 +181,11 @@ func parseStat(line string) (stat, error) {
 	}
 	f := strings.Fields(line[i+1:])
 	const first = 3 // the number, in proc(5), of the field f[0]
-	if len(f) <= 24-first || len(f[0]) != 1 {
+	if len(f) <= 24-first {
 		return stat{}, fmt.Errorf("stat line of a process with %d fields", len(f)+first-1)
+	}
+	if s := f[0]; len(s) != 1 || !strings.Contains("RSDZTtWXxKPI", s) {
+		return stat{}, fmt.Errorf("stat line of a process in state %q", s)
 	}
 	var s stat
 	s.state = f[0][0]
