@@ -41,16 +41,12 @@ func (s *scope) checkFields(body *hclsyntax.Body, what string, f fields) {
 				fmt.Sprintf("%s has no attribute %q.%s", article(what), name, s.suggest(name, slices.Concat(f.attrs, f.blocks)))))
 		}
 	}
-	first := map[string]*hclsyntax.Block{}
+	var first names
 	for _, b := range body.Blocks {
 		switch {
 		case slices.Contains(f.repeated, b.Type):
 		case slices.Contains(f.blocks, b.Type):
-			if earlier := first[b.Type]; earlier != nil {
-				s.diags = append(s.diags, duplicate("block", b.Type, b.DefRange(), earlier.DefRange()))
-			} else {
-				first[b.Type] = b
-			}
+			s.first(&first, "block", b.Type, b.DefRange())
 		case slices.Contains(f.attrs, b.Type):
 			s.diags = append(s.diags, problem(b.DefRange(), "Not a block",
 				fmt.Sprintf("%s is an attribute here: write %s = { … } with an equals sign.", b.Type, b.Type)))
@@ -72,9 +68,29 @@ func only(body *hclsyntax.Body, kind string) *hclsyntax.Block {
 	return nil
 }
 
+// names are those that were there before, and in which line.
+type names map[string]int
+
+// first takes a name in, and reports it if it was there before.
+func (s *scope) first(seen *names, what, name string, at hcl.Range) bool {
+	if line, ok := (*seen)[name]; ok {
+		s.diags = append(s.diags, duplicateOf(what, name, at, line))
+		return false
+	}
+	if *seen == nil {
+		*seen = names{}
+	}
+	(*seen)[name] = at.Start.Line
+	return true
+}
+
 func duplicate(what, name string, at, first hcl.Range) *hcl.Diagnostic {
+	return duplicateOf(what, name, at, first.Start.Line)
+}
+
+func duplicateOf(what, name string, at hcl.Range, line int) *hcl.Diagnostic {
 	return problem(at, "Duplicate "+what,
-		fmt.Sprintf("The %s %q is there already, in line %d. Rename one of them, or take it out.", what, name, first.Start.Line))
+		fmt.Sprintf("The %s %q is there already, in line %d. Rename one of them, or take it out.", what, name, line))
 }
 
 // label is the one label of a block, "" if there is not just one.
@@ -127,6 +143,9 @@ func (r reader) static(name string, want cty.Type) (cty.Value, hcl.Range, bool) 
 
 // constantOf evaluates an expression that may not name nodes.
 func (s *scope) constantOf(expr hclsyntax.Expression, at place, name string) (cty.Value, bool) {
+	if v, ok := literalOf(expr); ok {
+		return v, true
+	}
 	b, diags := s.bind(expr, at)
 	s.diags = append(s.diags, diags...)
 	if b == nil {
@@ -143,6 +162,17 @@ func (s *scope) constantOf(expr hclsyntax.Expression, at place, name string) (ct
 		return cty.NilVal, false
 	}
 	return v, true
+}
+
+// literalOf is the value of what needs no evaluation, which most of a file is.
+func literalOf(expr hclsyntax.Expression) (cty.Value, bool) {
+	if template, ok := expr.(*hclsyntax.TemplateExpr); ok && template.IsStringLiteral() {
+		expr = template.Parts[0]
+	}
+	if literal, ok := expr.(*hclsyntax.LiteralValueExpr); ok {
+		return literal.Val, true
+	}
+	return cty.NilVal, false
 }
 
 // wrongType reports that got, as it was before conversion, is no want.

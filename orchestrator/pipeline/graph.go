@@ -3,7 +3,6 @@ package pipeline
 import (
 	"container/heap"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -14,15 +13,7 @@ import (
 // order.
 func (p *parser) arrange() {
 	for _, n := range p.pipeline.Nodes {
-		edges := p.edges[n.ID]
-		maps.DeleteFunc(edges, func(id NodeID, _ hcl.Range) bool { return p.byID[id] == nil })
-		n.DependsOn = slices.Sorted(maps.Keys(edges))
-		for _, id := range n.DependsOn {
-			if p.byID[id].OnExit && !n.OnExit {
-				p.diags = append(p.diags, problem(edges[id], "Depends on a clean-up",
-					fmt.Sprintf("%s runs after everything else has ended (on_exit), so %s cannot wait for it.", id, n.ID)))
-			}
-		}
+		p.depend(n)
 		if n.Endpoint != nil {
 			if model := p.byID[n.Endpoint.Model]; model != nil {
 				n.deferred.served = model.Model
@@ -31,6 +22,43 @@ func (p *parser) arrange() {
 	}
 	p.cycles()
 	p.order()
+	for _, n := range p.pipeline.Nodes {
+		n.deferred.edges = nil
+	}
+}
+
+// depend gives n the dependencies that its edges make.
+func (p *parser) depend(n *Node) {
+	d := n.deferred
+	if n.OnExit {
+		d.named = map[NodeID]bool{}
+	}
+	for _, e := range d.edges {
+		other := p.byID[e.to]
+		if other == nil {
+			continue // what is wrong with it has been reported
+		}
+		n.DependsOn = append(n.DependsOn, e.to)
+		switch {
+		case n.OnExit && e.results:
+			d.named[e.to] = true
+		case other.OnExit && !n.OnExit:
+			p.diags = append(p.diags, problem(e.at, "Depends on a clean-up",
+				fmt.Sprintf("%s runs after everything else has ended (on_exit), so %s cannot wait for it.", e.to, n.ID)))
+		}
+	}
+	slices.Sort(n.DependsOn)
+	n.DependsOn = slices.Compact(n.DependsOn)
+}
+
+// edgeTo is where n names another node.
+func (n *Node) edgeTo(id NodeID) hcl.Range {
+	for _, e := range n.deferred.edges {
+		if e.to == id {
+			return e.at
+		}
+	}
+	return n.Range
 }
 
 // order sorts the nodes so that each comes after what it depends on; among
@@ -97,7 +125,7 @@ func (p *parser) cycles() {
 		for i, id := range path {
 			names[i] = string(id)
 		}
-		p.diags = append(p.diags, problem(p.edges[path[0]][path[1]], "Cycle",
+		p.diags = append(p.diags, problem(p.byID[path[0]].edgeTo(path[1]), "Cycle",
 			fmt.Sprintf("These wait for each other, so none could ever start: %s. Take one of the references out.", strings.Join(names, " → "))))
 	}
 }

@@ -10,7 +10,7 @@ import (
 )
 
 func (b *nodeBuilder) inputs(step *Step) {
-	seen := map[string]hcl.Range{}
+	var seen names
 	for _, block := range b.body.Blocks {
 		if block.Type != "input" {
 			continue
@@ -19,11 +19,9 @@ func (b *nodeBuilder) inputs(step *Step) {
 		if name == "" || !b.checkFileName(name, at, "an input") {
 			continue
 		}
-		if first, ok := seen[name]; ok {
-			b.report(duplicate("input", name, at, first))
+		if !b.first(&seen, "input", name, at) {
 			continue
 		}
-		seen[name] = at
 		if b.entity.kind == KindEndpoint && name == modelInput {
 			b.report(problem(at, "Name taken", "The input \"model\" of an endpoint is the model that it serves. Choose another name."))
 			continue

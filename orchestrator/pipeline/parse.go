@@ -44,7 +44,6 @@ func Parse(filename string, src []byte, opts Options) (*Pipeline, hcl.Diagnostic
 		opts:     opts,
 		pipeline: &Pipeline{},
 		byID:     map[NodeID]*Node{},
-		edges:    map[NodeID]map[NodeID]hcl.Range{},
 		paths:    map[string]bool{},
 	}
 	p.atParse = &knowledge{scope: p.scope, locals: map[*local]cty.Value{}}
@@ -65,8 +64,6 @@ type parser struct {
 	opts     Options
 	pipeline *Pipeline
 	byID     map[NodeID]*Node
-	// edges are where each node names others.
-	edges    map[NodeID]map[NodeID]hcl.Range
 	declared []*entity // in the order of the file
 	paths    map[string]bool
 	full     bool // there are too many nodes
@@ -295,7 +292,6 @@ func (p *parser) node(e *entity, at place) {
 	n.deferred = &deferred{scope: p.scope, entity: e}
 	if p.byID[n.ID] == nil { // else it is there twice, and only looked through for more that is wrong
 		p.byID[n.ID] = n
-		p.edges[n.ID] = map[NodeID]hcl.Range{}
 		p.pipeline.Nodes = append(p.pipeline.Nodes, n)
 	}
 	switch e.kind {

@@ -263,25 +263,32 @@ func (w *usageWalker) entity(t hcl.Traversal) hcl.Diagnostics {
 	return append(diags, w.add(ref)...)
 }
 
-// add counts references over the whole file: locals and for_each can multiply
-// them beyond any use.
 func (w *usageWalker) add(refs ...reference) hcl.Diagnostics {
 	for _, ref := range refs {
-		w.scope.references++
-		if ref.all {
-			w.scope.references += len(ref.entity.keys)
-		}
-		if w.scope.references > maxEdges {
-			if w.scope.tooMany {
-				return nil
-			}
-			w.scope.tooMany = true
-			return hcl.Diagnostics{problem(ref.at, "Too many references",
-				fmt.Sprintf("The steps of this file name each other more than %d times in all.", maxEdges))}
+		if fits, diags := w.scope.count(ref); !fits {
+			return diags
 		}
 		w.usage.refs = append(w.usage.refs, ref)
 	}
 	return nil
+}
+
+// count counts references over the whole file: locals and for_each can
+// multiply them beyond any use. Too many are reported once.
+func (s *scope) count(ref reference) (fits bool, diags hcl.Diagnostics) {
+	s.references++
+	if ref.all {
+		s.references += len(ref.entity.keys)
+	}
+	if s.references <= maxEdges {
+		return true, nil
+	}
+	if !s.tooMany {
+		s.tooMany = true
+		diags = hcl.Diagnostics{problem(ref.at, "Too many references",
+			fmt.Sprintf("The steps of this file name each other more than %d times in all.", maxEdges))}
+	}
+	return false, diags
 }
 
 // reference finds the node that a traversal such as step.train["a"].output.model

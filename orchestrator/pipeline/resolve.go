@@ -15,7 +15,10 @@ type deferred struct {
 	command, env, params, when *boundValue
 	inputs                     []boundInput
 	seed                       int64
-	// named are the nodes whose results are named, other than how they ended.
+	// edges are the nodes that this one names, while the file is parsed.
+	edges []edge
+	// named are the nodes whose results a clean-up names, other than how they
+	// ended.
 	named map[NodeID]bool
 	// served is where an endpoint's model comes from.
 	served *Model
@@ -35,13 +38,6 @@ type boundInput struct {
 	from     *boundValue
 	optional bool
 	at       hcl.Range
-}
-
-func (d *deferred) uses(id NodeID) {
-	if d.named == nil {
-		d.named = map[NodeID]bool{}
-	}
-	d.named[id] = true
 }
 
 // final evaluates b with results. Null is as if it were not there.

@@ -101,6 +101,9 @@ func (s *scope) bind(expr hclsyntax.Expression, at place) (*bound, hcl.Diagnosti
 
 // value evaluates b. What is not known yet is an unknown value in it.
 func (b *bound) value(k *knowledge) (cty.Value, hcl.Diagnostics) {
+	if v, ok := literalOf(b.expr); ok {
+		return v, nil
+	}
 	ctx, diags := k.context(b)
 	if diags.HasErrors() {
 		return cty.DynamicVal, diags

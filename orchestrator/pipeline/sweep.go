@@ -5,7 +5,6 @@ import (
 	"maps"
 	"math"
 
-	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 )
@@ -57,7 +56,7 @@ func (b *nodeBuilder) metric(s *Sweep) {
 }
 
 func (b *nodeBuilder) searchParams(s *Sweep) {
-	seen := map[string]hcl.Range{}
+	var seen names
 	size := 1
 	for _, block := range b.body.Blocks {
 		if block.Type != "parameter" {
@@ -67,11 +66,9 @@ func (b *nodeBuilder) searchParams(s *Sweep) {
 		if name == "" || !b.checkFileName(name, at, "a parameter") {
 			continue
 		}
-		if first, ok := seen[name]; ok {
-			b.report(duplicate("parameter", name, at, first))
+		if !b.first(&seen, "parameter", name, at) {
 			continue
 		}
-		seen[name] = at
 		p, ok := b.searchParam(name, block, s.Method)
 		if !ok {
 			continue

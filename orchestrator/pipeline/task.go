@@ -131,16 +131,19 @@ func (b *nodeBuilder) later(expr hclsyntax.Expression, want cty.Type, name strin
 	return &boundValue{bound: bound, name: name, want: want, early: converted}, true
 }
 
+// edge is where a node names another.
+type edge struct {
+	to NodeID
+	at hcl.Range
+	// results says that more is named than how the other ended.
+	results bool
+}
+
 // dependOn makes edges to the nodes that ref names.
 func (b *nodeBuilder) dependOn(ref reference) {
-	edges := b.p.edges[b.node.ID]
+	results := ref.part != "status" && ref.part != "passed"
 	for _, id := range ref.nodes() {
-		if _, ok := edges[id]; !ok {
-			edges[id] = ref.at
-		}
-		if ref.part != "status" && ref.part != "passed" {
-			b.node.deferred.uses(id)
-		}
+		b.node.deferred.edges = append(b.node.deferred.edges, edge{id, ref.at, results})
 	}
 }
 
@@ -274,7 +277,7 @@ func paramsOf(v cty.Value) (map[string]any, error) {
 }
 
 func (b *nodeBuilder) outputs(step *Step) {
-	seen := map[string]hcl.Range{}
+	var seen names
 	for _, block := range b.body.Blocks {
 		if block.Type != "output" {
 			continue
@@ -283,11 +286,9 @@ func (b *nodeBuilder) outputs(step *Step) {
 		if name == "" || !b.checkFileName(name, at, "an output") {
 			continue
 		}
-		if first, ok := seen[name]; ok {
-			b.report(duplicate("output", name, at, first))
+		if !b.first(&seen, "output", name, at) {
 			continue
 		}
-		seen[name] = at
 		r := b.inner(block, "output", fields{attrs: []string{"optional"}})
 		step.Outputs = append(step.Outputs, Output{Name: name, Optional: r.boolean("optional", false)})
 	}
@@ -313,11 +314,8 @@ func (b *nodeBuilder) dependsOn() {
 		return
 	}
 	for _, ref := range b.nodeList(attr) {
-		edges := b.p.edges[b.node.ID]
 		for _, id := range ref.nodes() {
-			if _, ok := edges[id]; !ok {
-				edges[id] = ref.at
-			}
+			b.node.deferred.edges = append(b.node.deferred.edges, edge{to: id, at: ref.at})
 		}
 	}
 }
@@ -349,7 +347,12 @@ func (b *nodeBuilder) nodeReference(expr hclsyntax.Expression, name string) (ref
 	}
 	ref, diags := b.reference(t)
 	b.report(diags...)
-	return ref, !diags.HasErrors() && !ref.entity.broken
+	if diags.HasErrors() || ref.entity.broken {
+		return ref, false
+	}
+	fits, diags := b.count(ref)
+	b.report(diags...)
+	return ref, fits
 }
 
 // path takes in a file or folder, and reports whether it can be one.
