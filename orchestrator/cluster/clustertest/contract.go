@@ -57,7 +57,7 @@ func Contract(t *testing.T, s Subject) {
 
 // The scripts that the contract runs; the fake knows no others.
 const (
-	scriptSucceed = "echo hello; echo world; echo oops >&2; echo 0123456789 > local/file"
+	scriptSucceed = "echo hello; echo world; echo oops >&2; echo 0123456789 > $NOMAD_TASK_DIR/file"
 	scriptFail    = "exit 3"
 	scriptSleep   = "sleep 600"
 	scriptFile    = jobspec.TaskName + "/local/file"
