@@ -69,8 +69,6 @@ type MissingBlobs struct {
 }
 
 const (
-	// maxDigests is how many digests one request may ask about.
-	maxDigests = 10_000
 	// wholeFile is the path of an artefact's file if it has just one.
 	wholeFile = "-"
 	// maxManifest is the largest manifest taken, in bytes; some 400,000 files.

@@ -137,15 +137,16 @@ func docsFields(s *huma.Schema) []docsField {
 	return out
 }
 
-// contentType names what a body is: a schema, or a content type.
+// contentType names what a body is: a schema, or else a content type.
 func contentType(content map[string]*huma.MediaType) string {
-	for _, ct := range slices.Sorted(maps.Keys(content)) {
-		if m := content[ct]; strings.Contains(ct, "json") && m.Schema != nil {
-			return typeName(m.Schema)
-		}
-		return ct
+	names := slices.Sorted(maps.Keys(content))
+	if len(names) == 0 {
+		return ""
 	}
-	return ""
+	if m := content[names[0]]; strings.Contains(names[0], "json") && m.Schema != nil {
+		return typeName(m.Schema)
+	}
+	return names[0]
 }
 
 // typeName is a schema's type in a word or two.
