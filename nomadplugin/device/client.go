@@ -2,9 +2,7 @@ package device
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"google.golang.org/grpc"
@@ -16,7 +14,7 @@ import (
 
 // ErrStreamEnded is returned by the client's streams when the plugin ended
 // one, which a healthy plugin does not do.
-var ErrStreamEnded = errors.New("plugin ended the stream")
+var ErrStreamEnded = wire.ErrStreamEnded
 
 // Client is an agent's side of the device protocol. It is safe for concurrent
 // use.
@@ -35,22 +33,13 @@ func (c *Client) Fingerprint(ctx context.Context, each func([]Group) error) erro
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := c.rpc.Fingerprint(ctx, &devicepb.FingerprintRequest{})
-	if err != nil {
-		return fmt.Errorf("fingerprinting devices: %w", wire.RemoteError(err))
-	}
-	for {
-		r, err := stream.Recv()
-		if err != nil {
-			return fmt.Errorf("fingerprinting devices: %w", streamError(err))
-		}
+	return wire.Receive("fingerprinting devices", wire.RemoteError, stream, err, func(r *devicepb.FingerprintResponse) error {
 		groups, err := groupsOf(r.GetDeviceGroup())
 		if err != nil {
 			return fmt.Errorf("fingerprinting devices: %w", err)
 		}
-		if err := each(groups); err != nil {
-			return err
-		}
-	}
+		return each(groups)
+	})
 }
 
 // Reserve asks for what a task needs to use the given instances.
@@ -70,23 +59,7 @@ func (c *Client) Stats(ctx context.Context, interval time.Duration, each func([]
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := c.rpc.Stats(ctx, &devicepb.StatsRequest{CollectionInterval: durationpb.New(interval)})
-	if err != nil {
-		return fmt.Errorf("reading device statistics: %w", wire.RemoteError(err))
-	}
-	for {
-		r, err := stream.Recv()
-		if err != nil {
-			return fmt.Errorf("reading device statistics: %w", streamError(err))
-		}
-		if err := each(statsOf(r.GetGroups())); err != nil {
-			return err
-		}
-	}
-}
-
-func streamError(err error) error {
-	if err == io.EOF {
-		return ErrStreamEnded
-	}
-	return wire.RemoteError(err)
+	return wire.Receive("reading device statistics", wire.RemoteError, stream, err, func(r *devicepb.StatsResponse) error {
+		return each(statsOf(r.GetGroups()))
+	})
 }

@@ -3,7 +3,6 @@ package device
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -35,32 +34,20 @@ type server struct {
 }
 
 func (s *server) Fingerprint(_ *devicepb.FingerprintRequest, stream grpc.ServerStreamingServer[devicepb.FingerprintResponse]) error {
-	ctx := stream.Context()
-	var (
-		mu   sync.Mutex // publish may be called concurrently
-		last *devicepb.FingerprintResponse
-	)
+	ctx, out := stream.Context(), serve.NewStream(stream)
 	publish := func(groups []Group) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		ms, err := groupMessages(groups)
 		if err != nil {
 			s.log.Error("refused a fingerprint that the agent would drop this plugin for", "error", err)
 			return err
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		last = &devicepb.FingerprintResponse{DeviceGroup: ms}
-		return stream.Send(last)
+		return out.Send(&devicepb.FingerprintResponse{DeviceGroup: ms})
 	}
 	serve.Hold(ctx, s.log, "Fingerprint",
 		func() error { return s.p.Fingerprint(ctx, publish) },
 		func(err error) {
-			mu.Lock()
-			defer mu.Unlock()
-			if r := final(last, err); r != nil {
-				_ = stream.Send(r) // the stream's end shows in ctx
+			if r := final(out.Last(), err); r != nil {
+				_ = out.Send(r) // the stream's end shows in ctx
 			}
 		})
 	return nil
@@ -107,18 +94,13 @@ func (s *server) Stats(r *devicepb.StatsRequest, stream grpc.ServerStreamingServ
 	if interval <= 0 {
 		interval = time.Second // the agent's own default
 	}
-	var mu sync.Mutex
+	out := serve.NewStream(stream)
 	publish := func(groups []GroupStats) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		ms, err := statsMessages(groups, time.Now())
 		if err != nil {
 			return err
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		return stream.Send(&devicepb.StatsResponse{Groups: ms})
+		return out.Send(&devicepb.StatsResponse{Groups: ms})
 	}
 	serve.Hold(ctx, s.log, "Stats", func() error { return s.p.Stats(ctx, interval, publish) }, nil)
 	return nil

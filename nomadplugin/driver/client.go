@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"google.golang.org/grpc"
@@ -79,30 +78,13 @@ func (c *Client) Fingerprint(ctx context.Context, each func(Fingerprint) error) 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := c.rpc.Fingerprint(ctx, &driverpb.FingerprintRequest{})
-	return receive("fingerprinting driver", stream, err, func(m *driverpb.FingerprintResponse) error {
+	return wire.Receive("fingerprinting driver", errorOfStatus, stream, err, func(m *driverpb.FingerprintResponse) error {
 		f, err := fingerprintOf(m)
 		if err != nil {
 			return fmt.Errorf("fingerprinting driver: %w", err)
 		}
 		return each(f)
 	})
-}
-
-// receive calls each with every message of a stream that was opened with err.
-func receive[M any](act string, stream grpc.ServerStreamingClient[M], err error, each func(*M) error) error {
-	for err == nil {
-		var m *M
-		if m, err = stream.Recv(); err != nil {
-			break
-		}
-		if err := each(m); err != nil {
-			return err
-		}
-	}
-	if err == io.EOF {
-		err = ErrStreamEnded
-	}
-	return fmt.Errorf("%s: %w", act, errorOfStatus(err))
 }
 
 // StartTask starts a task. A started task without a handle is an error: it
@@ -183,7 +165,7 @@ func (c *Client) TaskStats(ctx context.Context, id string, interval time.Duratio
 	defer cancel()
 	act := fmt.Sprintf("reading statistics of task %q", id)
 	stream, err := c.rpc.TaskStats(ctx, &driverpb.TaskStatsRequest{TaskId: id, CollectionInterval: durationpb.New(interval)})
-	return receive(act, stream, err, func(m *driverpb.TaskStatsResponse) error {
+	return wire.Receive(act, errorOfStatus, stream, err, func(m *driverpb.TaskStatsResponse) error {
 		s, err := statsOf(m.GetStats())
 		if err != nil {
 			return fmt.Errorf("%s: %w", act, err)
@@ -197,7 +179,7 @@ func (c *Client) TaskEvents(ctx context.Context, each func(TaskEvent) error) err
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := c.rpc.TaskEvents(ctx, &driverpb.TaskEventsRequest{})
-	return receive("reading task events", stream, err, func(m *driverpb.DriverTaskEvent) error {
+	return wire.Receive("reading task events", errorOfStatus, stream, err, func(m *driverpb.DriverTaskEvent) error {
 		return each(eventOf(m))
 	})
 }

@@ -16,7 +16,7 @@ var ErrTaskNotFound = errors.New("task not found for given id")
 
 // ErrStreamEnded is returned by the client's streams when the plugin ended
 // one, which a healthy plugin does not do.
-var ErrStreamEnded = errors.New("plugin ended the stream")
+var ErrStreamEnded = wire.ErrStreamEnded
 
 type recoverableError struct{ err error }
 

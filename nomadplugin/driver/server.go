@@ -3,7 +3,6 @@ package driver
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -76,32 +75,20 @@ func (s *server) Capabilities(context.Context, *driverpb.CapabilitiesRequest) (*
 }
 
 func (s *server) Fingerprint(_ *driverpb.FingerprintRequest, stream grpc.ServerStreamingServer[driverpb.FingerprintResponse]) error {
-	ctx := stream.Context()
-	var (
-		mu   sync.Mutex // publish may be called concurrently
-		last *driverpb.FingerprintResponse
-	)
+	ctx, out := stream.Context(), serve.NewStream(stream)
 	publish := func(f Fingerprint) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		m, err := fingerprintMessage(f)
 		if err != nil {
 			s.log.Error("refused an invalid fingerprint", "error", err)
 			return err
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		last = m
-		return stream.Send(m)
+		return out.Send(m)
 	}
 	serve.Hold(ctx, s.log, "Fingerprint",
 		func() error { return s.p.Fingerprint(ctx, publish) },
 		func(err error) {
-			mu.Lock()
-			defer mu.Unlock()
-			if m := final(last, err); m != nil {
-				_ = stream.Send(m) // the stream's end shows in ctx
+			if m := final(out.Last(), err); m != nil {
+				_ = out.Send(m) // the stream's end shows in ctx
 			}
 		})
 	return nil
@@ -215,14 +202,9 @@ func (s *server) TaskStats(r *driverpb.TaskStatsRequest, stream grpc.ServerStrea
 	if interval <= 0 {
 		interval = time.Second // the agent's own default
 	}
-	var mu sync.Mutex
+	out := serve.NewStream(stream)
 	publish := func(st TaskStats) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		return stream.Send(&driverpb.TaskStatsResponse{Stats: statsMessage(id, st, time.Now())})
+		return out.Send(&driverpb.TaskStatsResponse{Stats: statsMessage(id, st, time.Now())})
 	}
 	// An unknown task is the one early end that helps: the agent logs it and
 	// asks again, at its interval, so that a task just recovered is measured.
@@ -241,16 +223,8 @@ func (s *server) TaskStats(r *driverpb.TaskStatsRequest, stream grpc.ServerStrea
 }
 
 func (s *server) TaskEvents(_ *driverpb.TaskEventsRequest, stream grpc.ServerStreamingServer[driverpb.DriverTaskEvent]) error {
-	ctx := stream.Context()
-	var mu sync.Mutex
-	publish := func(e TaskEvent) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		return stream.Send(eventMessage(e, time.Now()))
-	}
+	ctx, out := stream.Context(), serve.NewStream(stream)
+	publish := func(e TaskEvent) error { return out.Send(eventMessage(e, time.Now())) }
 	serve.Hold(ctx, s.log, "TaskEvents", func() error { return s.p.TaskEvents(ctx, publish) }, nil)
 	return nil
 }

@@ -119,6 +119,9 @@ func (d *Driver) StartTask(_ context.Context, t *driver.TaskConfig) (*driver.Han
 		ID: t.ID, Name: t.Name, StartedAt: time.Now(),
 		StatusFile: filepath.Join(t.AllocDir, strings.ReplaceAll(t.ID, "/", "-")+".status"),
 	}
+	if err := os.RemoveAll(state.StatusFile); err != nil { // of an earlier start
+		return nil, nil, err
+	}
 	pid, err := launch(t, cfg, state.StatusFile)
 	if err != nil {
 		return nil, nil, driver.Recoverable(err)
@@ -168,7 +171,7 @@ func follow(s taskState) *task {
 		tick := time.NewTicker(pollPeriod)
 		defer tick.Stop()
 		for range tick.C {
-			alive := !t.killed.Load() && syscall.Kill(s.PID, 0) == nil
+			alive := !t.killed.Load() && alive(s.PID)
 			if code, ok := readStatus(s.StatusFile); ok {
 				t.exit = exitOf(code)
 				break
@@ -182,6 +185,18 @@ func follow(s taskState) *task {
 		t.endedAt = time.Now()
 	}()
 	return t
+}
+
+// alive reports whether a process runs; one that only waits to be reaped does
+// not.
+func alive(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	// The state comes after the name, which is in brackets and may have any.
+	_, rest, _ := strings.Cut(string(b[max(0, bytes.LastIndexByte(b, ')')):]), " ")
+	return rest != "" && rest[0] != 'Z' && rest[0] != 'X'
 }
 
 func readStatus(path string) (int, bool) {

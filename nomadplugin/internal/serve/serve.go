@@ -117,22 +117,3 @@ func (e *panicError) Error() string {
 
 // GRPCStatus makes it an internal error on the wire.
 func (e *panicError) GRPCStatus() *status.Status { return status.New(codes.Internal, e.Error()) }
-
-// Hold runs the body of a stream and then keeps the stream open until ctx
-// ends, because agents take an ended one badly: a device plugin is dropped for
-// good, and a driver's stream is reopened thousands of times a second.
-// If body ends before ctx, ended is called once with what ended it: an error, a
-// panic made an error, or nil.
-func Hold(ctx context.Context, log hclog.Logger, call string, body func() error, ended func(error)) {
-	err := protect(log, call, body)
-	if ctx.Err() != nil {
-		return
-	}
-	if err != nil {
-		log.Error("stream ended early, holding it open", "call", call, "error", err)
-	}
-	if ended != nil {
-		ended(err)
-	}
-	<-ctx.Done()
-}

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -84,6 +86,28 @@ func (e *remoteError) Is(target error) bool {
 		return target == errors.ErrUnsupported
 	}
 	return false
+}
+
+// ErrStreamEnded says that the other side ended a stream in good order.
+var ErrStreamEnded = errors.New("plugin ended the stream")
+
+// Receive calls each with every message of a stream that was opened with err,
+// until the stream ends or each returns an error, which is returned as it is.
+// Why the stream ended is made readable by remote and wrapped with act. It
+// never returns nil.
+func Receive[M any](act string, remote func(error) error, stream grpc.ServerStreamingClient[M], err error, each func(*M) error) error {
+	for err == nil {
+		var m *M
+		if m, err = stream.Recv(); err == nil {
+			if err := each(m); err != nil {
+				return err
+			}
+		}
+	}
+	if err == io.EOF {
+		return fmt.Errorf("%s: %w", act, ErrStreamEnded)
+	}
+	return fmt.Errorf("%s: %w", act, remote(err))
 }
 
 // Timestamp encodes t; the zero time becomes year 1, which agents take for
