@@ -283,9 +283,7 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_, _ = w.Write(append(body, '\n'))
+	writeBody(w, code, "application/json", body)
 }
 
 // writeProblem answers with problem details (RFC 9457). Clients of the Open
@@ -297,7 +295,13 @@ func writeProblem(w http.ResponseWriter, code int, title, detail string) {
 		Detail string `json:"detail"`
 		Error  string `json:"error"`
 	}{title, code, detail, title + ": " + detail})
-	w.Header().Set("Content-Type", "application/problem+json")
+	writeBody(w, code, "application/problem+json", body)
+}
+
+func writeBody(w http.ResponseWriter, code int, contentType string, body []byte) {
+	body = append(body, '\n')
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(code)
-	_, _ = w.Write(append(body, '\n'))
+	_, _ = w.Write(body) // a client that has left needs none
 }

@@ -6,16 +6,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/drover-ml/drover/orchestrator/catalog"
 	"github.com/drover-ml/drover/orchestrator/gateway"
+	"github.com/drover-ml/drover/orchestrator/gateway/http1"
 )
 
 // services is a catalog that a test fills.
@@ -70,33 +73,59 @@ func instanceAt(id, addr string) catalog.Instance {
 }
 
 type fixture struct {
-	*httptest.Server
 	t        *testing.T
+	URL      string
 	gateway  *gateway.Gateway
 	services *services
+	news     chan struct{} // the gateway has logged something, as it does of each change
 }
 
+// start serves a gateway as drover does.
 func start(t *testing.T, cfg gateway.Config, instances ...catalog.Instance) *fixture {
 	t.Helper()
-	s := &services{sets: make(chan []catalog.Instance)}
-	cfg.Catalog = s
+	f := &fixture{t: t, services: &services{sets: make(chan []catalog.Instance)}, news: make(chan struct{}, 1)}
+	cfg.Catalog = f.services
+	cfg.Logger = slog.New(slog.NewTextHandler(f, nil))
 	if cfg.ProbeInterval == 0 {
 		cfg.ProbeInterval = 20 * time.Millisecond
 	}
-	g := gateway.New(cfg)
+	f.gateway = gateway.New(cfg)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.URL = "http://" + ln.Addr().String()
+	server := &http1.Server{Handler: f.gateway}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); _ = g.Run(ctx) }()
-	f := &fixture{Server: httptest.NewServer(g), t: t, gateway: g, services: s}
-	t.Cleanup(func() { f.Close(); cancel(); <-done })
-	s.sets <- instances
+	var running sync.WaitGroup
+	running.Go(func() { _ = f.gateway.Run(ctx) })
+	running.Go(func() { _ = server.Serve(ln) })
+	t.Cleanup(func() {
+		stopping, stop := context.WithTimeout(context.Background(), 10*time.Second)
+		defer stop()
+		if err := server.Shutdown(stopping); err != nil {
+			t.Errorf("shutting down: %v", err)
+		}
+		cancel()
+		running.Wait()
+	})
+	f.services.sets <- instances
 	return f
+}
+
+// Write takes the gateway's log.
+func (f *fixture) Write(p []byte) (int, error) {
+	select {
+	case f.news <- struct{}{}:
+	default: // there is news already
+	}
+	return len(p), nil
 }
 
 // ready waits until n instances are ready.
 func (f *fixture) ready(n int) {
 	f.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	late := time.After(10 * time.Second)
 	for {
 		got := 0
 		for _, e := range f.gateway.Endpoints() {
@@ -105,10 +134,11 @@ func (f *fixture) ready(n int) {
 		if got == n {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-f.news:
+		case <-late:
 			f.t.Fatalf("%d instances ready, want %d: %+v", got, n, f.gateway.Endpoints())
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -349,6 +379,7 @@ func TestDeregistration(t *testing.T) {
 		t.Errorf("the deregistered instance got %d requests", n)
 	}
 	f.services.sets <- nil
+	f.ready(0)
 	if code, _, _ := f.post("/v2/models/m/infer", "{}"); code != 404 {
 		t.Errorf("with no registration left: got %d", code)
 	}

@@ -181,6 +181,9 @@ func (c *conn) answer(r *http.Request) (*http.Response, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the answer: %w", err)
 		}
+		if res.StatusCode < 100 {
+			return nil, fmt.Errorf("reading the answer: its status is %q", res.Status)
+		}
 		if res.StatusCode >= 200 {
 			return res, nil
 		}

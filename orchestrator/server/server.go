@@ -26,6 +26,7 @@ import (
 	"github.com/drover-ml/drover/orchestrator/catalog"
 	"github.com/drover-ml/drover/orchestrator/cluster"
 	"github.com/drover-ml/drover/orchestrator/gateway"
+	"github.com/drover-ml/drover/orchestrator/gateway/http1"
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/run"
 	"github.com/drover-ml/drover/orchestrator/store"
@@ -251,11 +252,27 @@ func serve(ctx context.Context, group *errgroup.Group, listen string, handler ht
 }
 
 func startGateway(ctx context.Context, group *errgroup.Group, client *nomad.Client, listen string, metrics prometheus.Registerer, log *slog.Logger) (*service, error) {
-	g := gateway.New(gateway.Config{Catalog: catalog.NewNomad(client, log), Logger: log, Registerer: metrics})
-	s, err := serve(ctx, group, listen, g)
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
 	if err != nil {
-		return nil, fmt.Errorf("starting the gateway: %w", err)
+		return nil, fmt.Errorf("starting the gateway: listening: %w", err)
 	}
+	g := gateway.New(gateway.Config{Catalog: catalog.NewNomad(client, log), Logger: log, Registerer: metrics})
+	srv := &http1.Server{Handler: g, Logger: log}
 	group.Go(func() error { return g.Run(ctx) })
-	return s, nil
+	group.Go(func() error {
+		if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serving %s: %w", listener.Addr(), err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		if err := srv.Shutdown(stopping); err != nil {
+			log.Warn("requests were cut at the gateway's end", "error", err)
+		}
+		return nil
+	})
+	return &service{listener}, nil
 }
