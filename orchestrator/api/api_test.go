@@ -386,6 +386,10 @@ func TestOpenAPIDocument(t *testing.T) {
 	if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil {
 		t.Fatal(err)
 	}
+	page, err := os.ReadFile("../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	seen := map[string]string{}
 	for path, item := range doc.Paths {
 		if strings.Contains(path, "...") {
@@ -399,6 +403,9 @@ func TestOpenAPIDocument(t *testing.T) {
 				t.Errorf("%s and %s have one ID", other, path)
 			}
 			seen[op.OperationID] = path
+			if line := "| `" + strings.ToUpper(method) + " " + path + "` |"; !strings.Contains(string(page), line) {
+				t.Errorf("docs/api.md lacks %s", line)
+			}
 		}
 	}
 	if y := call(h, "GET", "/openapi.yaml", ""); y.Code != 200 || !strings.HasPrefix(y.Body.String(), "components:") {
