@@ -79,6 +79,7 @@ type attempt struct {
 	heard   time.Time
 	asked   bool // an inspection is under way
 	missed  bool // news came while busy
+	silent  bool // its node does not answer
 	// troubled attempts say that the cluster does not answer.
 	troubled bool
 	// lookedUp is the displaced allocation whose record was looked for.

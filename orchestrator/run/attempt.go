@@ -198,8 +198,16 @@ func (a *actor) prepare(at *attempt) {
 			return nil, err
 		}
 		s, err := a.engine.config.Cluster.Job(ctx, at.JobID)
-		if err != nil && !errors.Is(err, ErrNoJob) {
+		switch {
+		case errors.Is(err, ErrNoJob):
+			return prepared{at, d, 0}, nil
+		case err != nil:
 			return nil, err
+		case s.Meta[jobspec.MetaWorkspace] != d.Workspace || s.Meta[jobspec.MetaEndpoint] != d.Endpoint:
+			// Names with dashes may give the same job: a-b + c, a + b-c.
+			reason := fmt.Sprintf("job %s is that of endpoint %q of workspace %q: choose another name", d.JobID, s.Meta[jobspec.MetaEndpoint], s.Meta[jobspec.MetaWorkspace])
+			err := a.engine.config.Store.Deployed(ctx, d, reason)
+			return concluded{at, outcome{Phase: Failed, Reason: reason, Final: true}}, err
 		}
 		return prepared{at, d, s.Index}, nil
 	})
@@ -405,8 +413,13 @@ func (a *actor) observe(at *attempt, alloc *Alloc) {
 	}
 	switch {
 	case !alloc.Ended():
-		if alloc.Client == "unknown" {
+		switch {
+		case alloc.Client == "unknown":
+			at.silent = true
 			a.explain(at, fmt.Sprintf("node %s does not answer", alloc.NodeName))
+		case at.silent:
+			at.silent = false
+			a.explain(at, "")
 		}
 		return
 	case alloc.Client == "lost" || alloc.Desired != "run" && at.Stopping == "":

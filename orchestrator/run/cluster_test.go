@@ -507,3 +507,26 @@ func TestWatchGoesOnWhereItStopped(t *testing.T) {
 		t.Errorf("watching what is not there: %v, want a problem.NotFound", err)
 	}
 }
+
+func TestEndpointsOfTwoWorkspacesNeverShareAJob(t *testing.T) {
+	w := newWorld(t)
+	w.open(nil)
+	w.task("step.train", measures(map[string]float64{"accuracy": 1}))
+	deploy := func(workspace, name string) run.Run {
+		s := w.submission(strings.Replace(served, `endpoint "digits"`, `endpoint "`+name+`"`, 1))
+		s.Workspace = workspace
+		r, _, err := w.engine.Submit(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w.wait(r.ID)
+	}
+	if r := deploy("a", "b-c"); r.Phase != run.Succeeded {
+		t.Fatal(describe(r))
+	}
+	r := deploy("a-b", "c")
+	want := `endpoint.c failed: job drover-endpoint-a-b-c is that of endpoint "b-c" of workspace "a": choose another name`
+	if r.Phase != run.Failed || r.Error != want {
+		t.Errorf("the run ended %s, %q; want failed, %q", r.Phase, r.Error, want)
+	}
+}

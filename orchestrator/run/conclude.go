@@ -33,10 +33,11 @@ func (e *Engine) record(ctx context.Context, id jobspec.Identity) (*mltask.Resul
 	var r mltask.Result
 	err := e.config.Artifacts.GetRecord(ctx, "results/"+id.ResultKey(), &r)
 	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
 	switch {
 	case errors.Is(err, artifact.ErrNotFound):
 		return nil, nil
-	case errors.As(err, &syntax):
+	case errors.As(err, &syntax), errors.As(err, &kind):
 		return &mltask.Result{Error: fmt.Sprintf("its result record cannot be read: %v", err), ExitCode: -1}, nil
 	case err != nil:
 		return nil, err

@@ -25,6 +25,7 @@ type death struct {
 	mu    sync.Mutex
 	left  int // effects until it strikes, before or after the effect
 	after bool
+	once  bool // it is no death but an error that passes
 	dead  chan struct{}
 	where string
 }
@@ -53,7 +54,9 @@ func (d *death) effect(name string, f func() error) error {
 	strikes := d.left == 0
 	if strikes && !d.after {
 		d.where = "before " + name
-		close(d.dead)
+		if !d.once {
+			close(d.dead)
+		}
 		d.mu.Unlock()
 		return errDead
 	}
@@ -320,6 +323,30 @@ func TestNetworkErrorAtEveryCall(t *testing.T) {
 		}
 	}
 	t.Logf("%d calls failed", calls)
+}
+
+// A write that fails, as on a full disk, is repeated, and nothing that it
+// stands for happens before it has succeeded.
+func TestStoreErrorAtEveryWrite(t *testing.T) {
+	undisturbed := newWorld(t)
+	undisturbed.playEverything()
+	undisturbed.open(nil)
+	want := essence(undisturbed.finish(undisturbed.submission(everything, "raw.csv")))
+	for n := 2; ; n++ { // the first is Create, whose error is Submit's
+		w := makeWorld(t, t.TempDir())
+		w.playEverything()
+		d := &death{left: n, once: true, dead: make(chan struct{})}
+		w.open(func(s run.Store) run.Store { return dyingStore{s, d} })
+		got := essence(w.finish(w.submission(everything, "raw.csv")))
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("with an error %s: (-undisturbed +disturbed):\n%s", d.where, diff)
+		}
+		w.startedOnce()
+		w.close()
+		if d.where == "" {
+			break
+		}
+	}
 }
 
 // plan is a random pipeline and what its tasks do.
