@@ -15,8 +15,13 @@ import (
 	"github.com/drover-ml/drover/nomadplugin/schema"
 )
 
-// settle is how long a process is watched for dying of something.
-const settle = 300 * time.Millisecond
+const (
+	// settle is how long something is watched that must go on as it is.
+	settle = 300 * time.Millisecond
+	// signalled is how long a process is watched for dying of a signal, which
+	// may take its time on a busy machine.
+	signalled = time.Second
+)
 
 func startChecks() []check {
 	return []check{
@@ -263,7 +268,7 @@ func checkInterrupt(ctx context.Context, s *session) error {
 	if err := p.signal(syscall.SIGINT); err != nil {
 		return err
 	}
-	if err := p.alive(ctx, settle); err != nil {
+	if err := p.alive(ctx, signalled); err != nil {
 		return fmt.Errorf("after SIGINT: %w", err)
 	}
 	return nil
@@ -284,7 +289,7 @@ func checkSurvivesAgent(ctx context.Context, s *session) error {
 	}
 	_ = p.base.SetConfig(ctx, base.Config{MsgPack: []byte{0xc1}})
 	_ = p.signal(syscall.SIGINT)
-	if err := p.alive(ctx, settle); err != nil {
+	if err := p.alive(ctx, signalled); err != nil {
 		return fmt.Errorf("after its output was closed: %w", err)
 	}
 	return nil
