@@ -19,8 +19,10 @@ type Platform struct {
 	Server *Process
 	Client *client.Client
 	Addr   string // of the API
-	Dir    string // of its own
-	Bin    string // folder of the binaries
+	// Gateway is the address of a gateway in a process of its own.
+	Gateway string
+	Dir     string // of its own
+	Bin     string // folder of the binaries
 
 	t T
 }
@@ -34,25 +36,34 @@ func NewPlatform(t T, c Cluster, bin, nomad string) *Platform {
 		t.Fatal(err)
 	}
 	listen := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
-	p := &Platform{t: t, Addr: "http://" + listen, Dir: dir, Bin: bin}
+	gateway := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	p := &Platform{t: t, Gateway: "http://" + gateway, Addr: "http://" + listen, Dir: dir, Bin: bin}
 	p.Server = &Process{
 		Name: "drover server",
 		Argv: []string{
-			filepath.Join(bin, "drover"), "server", "-listen", listen, "-gateway-listen", fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
+			filepath.Join(bin, "drover"), "server", "-listen", listen, "-gateway-listen", "", "-gateway-url", "http://" + gateway,
 			"-data-dir", filepath.Join(dir, "state"), "-store", c.Store(), "-nomad-addr", nomad,
 		},
 		Log: filepath.Join(dir, "server.log"),
+	}
+	g := &Process{
+		Name: "drover gateway",
+		Argv: []string{filepath.Join(bin, "drover"), "gateway", "-listen", gateway, "-nomad-addr", nomad},
+		Log:  filepath.Join(dir, "gateway.log"),
 	}
 	if p.Client, err = client.New(client.Config{Address: p.Addr}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		p.Server.Stop(os.Interrupt)
+		g.Stop(os.Interrupt)
 		if t.Failed() {
 			t.Log(p.Server.Tail())
+			t.Log(g.Tail())
 		}
 		_ = os.RemoveAll(dir)
 	})
+	g.Start(t)
 	p.Start()
 	return p
 }
