@@ -28,15 +28,14 @@ const maxServiceName = 63
 
 // How an endpoint's instances are checked and replaced.
 const (
-	checkInterval    = 2 * time.Second
-	checkTimeout     = 2 * time.Second
-	minHealthyTime   = time.Second
-	restartAttempts  = 3
-	restartInterval  = 2 * time.Minute
-	restartDelay     = 2 * time.Second
-	rescheduleDelay  = 5 * time.Second
-	rescheduleMax    = 2 * time.Minute
-	progressHeadroom = time.Minute
+	checkInterval   = 2 * time.Second
+	checkTimeout    = 2 * time.Second
+	minHealthyTime  = time.Second
+	restartAttempts = 3
+	restartInterval = 2 * time.Minute
+	restartDelay    = 2 * time.Second
+	rescheduleDelay = 5 * time.Second
+	rescheduleMax   = 2 * time.Minute
 	// an instance that ends leaves discovery first, and goes on serving until
 	// gateways have noticed
 	shutdownDelay = 2 * time.Second
@@ -84,11 +83,13 @@ func Endpoint(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Clust
 	task := newTask(t, config, killTimeout)
 	task.Env = withModel(task.Env, id)
 	job.Update = &api.UpdateStrategy{
-		MaxParallel:      new(1),
-		HealthCheck:      new("checks"),
-		MinHealthyTime:   new(minHealthyTime),
-		HealthyDeadline:  &e.ReadyTimeout,
-		ProgressDeadline: new(e.ReadyTimeout + progressHeadroom),
+		MaxParallel:     new(1),
+		HealthCheck:     new("checks"),
+		MinHealthyTime:  new(minHealthyTime),
+		HealthyDeadline: &e.ReadyTimeout,
+		// No deadline for progress: the first instance that fails or is late
+		// ends the deployment, instead of being placed again until then.
+		ProgressDeadline: new(time.Duration(0)),
 		Canary:           new(0),
 		AutoRevert:       new(true),
 		AutoPromote:      new(false),
