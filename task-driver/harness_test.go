@@ -94,7 +94,7 @@ func (n *node) ctx() context.Context {
 // launch starts the plugin as an agent does for the third time.
 func (n *node) launch() {
 	n.t.Helper()
-	p, err := host.Launch(n.ctx(), host.Config{Path: binary, Env: []string{"AGENT_SECRET=hush"}})
+	p, err := host.Launch(n.ctx(), host.Config{Path: binary, Env: []string{"AGENT_SECRET=hush", "GORACE=halt_on_error=1"}})
 	if err != nil {
 		n.t.Fatal(err)
 	}

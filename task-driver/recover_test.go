@@ -90,8 +90,9 @@ func TestExitWhileThePluginIsDown(t *testing.T) {
 	ranOnce(t, c)
 }
 
-// B16 b: a task killed while no plugin ran is not taken for a running one.
-func TestLostWhileThePluginIsDown(t *testing.T) {
+// B16 b: a task killed while no plugin ran has failed, and is not taken for a
+// running one.
+func TestKilledWhileThePluginIsDown(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
 	c := n.task(shell(slow))
@@ -104,9 +105,13 @@ func TestLostWhileThePluginIsDown(t *testing.T) {
 	}
 	eventually(t, "the command's death", func() bool { return !alive(command) })
 	n.launch()
-	if err := n.recover(h); err == nil || !strings.Contains(err.Error(), "lost") {
-		t.Errorf("RecoverTask = %v, want that the task is lost", err)
+	if err := n.recover(h); err != nil {
+		t.Fatal(err)
 	}
+	if exit := n.wait(c); exit.ExitCode == 0 || exit.Err == nil || !strings.Contains(exit.Err.Error(), "supervisor") {
+		t.Errorf("exit = %+v, want a failure that names the supervisor", exit)
+	}
+	ranOnce(t, c)
 	if err := n.driver().DestroyTask(n.ctx(), c.ID, true); err != nil {
 		t.Error(err)
 	}

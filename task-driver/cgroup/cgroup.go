@@ -29,13 +29,7 @@ type Limits struct {
 	MemoryLowBytes int64
 	// CPUShares is the weight against other groups, in MHz as Nomad gives it.
 	CPUShares int64
-	// Devices closes devices; version 1 only.
-	Devices DeviceRules
 }
-
-// DeviceRules are lines such as "c 195:0 rwm": first those of Deny are closed,
-// then those of Allow opened again.
-type DeviceRules struct{ Deny, Allow []string }
 
 // Group is a task's control group.
 type Group struct {

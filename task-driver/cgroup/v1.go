@@ -16,7 +16,7 @@ import (
 
 // v1Controllers are the controllers of version 1 in which tasks get a group,
 // where they are mounted.
-var v1Controllers = []string{"memory", "cpu", "cpuacct", "freezer", "devices"}
+var v1Controllers = []string{"memory", "cpu", "cpuacct", "freezer"}
 
 func (h Host) createV1(name, client string, l Limits) (Group, error) {
 	g := Group{Version: 1, Dirs: map[string]string{}, mounts: h.mounts}
@@ -58,18 +58,6 @@ func (g Group) limitV1(l Limits) error {
 	if dir, ok := g.Dirs["cpu"]; ok && l.CPUShares > 0 {
 		if err := writeFile(dir, "cpu.shares", strconv.FormatInt(max(l.CPUShares, 2), 10)); err != nil {
 			return err
-		}
-	}
-	if dir, ok := g.Dirs["devices"]; ok {
-		for _, rule := range l.Devices.Deny {
-			if err := writeFile(dir, "devices.deny", rule); err != nil {
-				return err
-			}
-		}
-		for _, rule := range l.Devices.Allow {
-			if err := writeFile(dir, "devices.allow", rule); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

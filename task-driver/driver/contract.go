@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"maps"
 	"path/filepath"
 	"strconv"
@@ -24,6 +25,9 @@ func taskMark(taskID string) string { return "DROVER_TASK_ID=" + taskID }
 // both.
 func environment(c *driver.TaskConfig, m *mltask.Config, s stage.Staged, user *account, agent map[string]string) (map[string]string, error) {
 	env := task.WithoutAgent(c.Env, agent)
+	if env["PATH"] == "" { // an agent may be told to pass on nothing
+		env["PATH"] = cmp.Or(agent["PATH"], "/usr/local/bin:/usr/bin:/bin")
+	}
 	if user != nil {
 		user.setHome(env, agent)
 	}

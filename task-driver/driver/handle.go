@@ -174,9 +174,11 @@ func (h *handle) taskHandle(c *driver.TaskConfig) (*driver.Handle, error) {
 	return &driver.Handle{Version: handleVersion, Config: c, State: driver.StateRunning, DriverState: state}, nil
 }
 
-// RecoverTask implements driver.Plugin. It refuses a task of which neither a
-// living supervisor nor an exit status is there: that is lost, and starting it
-// again is for the agent to decide.
+// RecoverTask implements driver.Plugin. A task whose supervisor has vanished on
+// this boot is taken up, too, for WaitTask to say that it failed and why. One of
+// another boot, or whose supervisor's PID somebody else has, is refused: its
+// record is too old to tell what became of it, and starting it again is for the
+// agent to decide.
 func (d *Driver) RecoverTask(_ context.Context, n *driver.Handle) error {
 	id := n.Config.ID
 	lock := d.startLock(id)
@@ -202,10 +204,10 @@ func (d *Driver) RecoverTask(_ context.Context, n *driver.Handle) error {
 	if r.Supervisor != s.Supervisor || r.TaskID != id {
 		return fmt.Errorf("recovering task: it is lost: %s is the state of another start", s.Dir)
 	}
-	if !r.Supervisor.Alive() {
+	if !r.Supervisor.Alive() && !r.Supervisor.Vanished() {
 		if _, err := s.Dir.Exit(); err != nil {
 			d.giveUp(id, s.Dir, r)
-			return fmt.Errorf("recovering task: it is lost: its supervisor (PID %d) is gone and left no exit status: %w", r.Supervisor.PID, err)
+			return fmt.Errorf("recovering task: it is lost: its supervisor (PID %d, boot %s) is gone and left no exit status: %w", r.Supervisor.PID, r.Supervisor.Boot, err)
 		}
 	}
 	d.watch(n.Config, s.Dir, r)

@@ -66,6 +66,16 @@ func (id ID) Alive() bool {
 	return err == nil && s.start == id.Start && s.state != 'Z' && s.state != 'X'
 }
 
+// Vanished reports whether the process ended on this boot and no other process
+// has its PID: then the record of it is no older than the machine's memory.
+func (id ID) Vanished() bool {
+	if boot, err := BootID(); err != nil || boot != id.Boot || id.PID <= 0 {
+		return false
+	}
+	s, err := readStat(id.PID)
+	return errors.Is(err, ErrGone) || err == nil && s.start == id.Start && !id.Alive()
+}
+
 // Signal sends a signal to the process, or returns ErrGone.
 func (id ID) Signal(sig syscall.Signal) error {
 	fd, err := id.open()

@@ -30,7 +30,7 @@ func start(t *testing.T, script string) (*exec.Cmd, ID) {
 
 func TestIdentity(t *testing.T) {
 	_, id := start(t, "sleep 1000")
-	if !id.Alive() {
+	if !id.Alive() || id.Vanished() {
 		t.Fatal("a living process counts as dead")
 	}
 	otherStart, otherBoot, nobody := id, id, id
@@ -41,6 +41,9 @@ func TestIdentity(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if id.Alive() {
 				t.Error("counts as alive")
+			}
+			if got, want := id.Vanished(), name == "no such PID"; got != want {
+				t.Errorf("Vanished = %v, want %v", got, want)
 			}
 			if err := id.Signal(syscall.SIGKILL); !errors.Is(err, ErrGone) {
 				t.Errorf("Signal = %v", err)
@@ -75,7 +78,7 @@ func TestWait(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("Wait = %v", err)
 	}
-	if id.Alive() {
+	if id.Alive() || !id.Vanished() {
 		t.Error("a zombie counts as alive")
 	}
 }

@@ -224,14 +224,14 @@ func (s *supervisor) run() int {
 	if end.oom = s.spec.Group.OOMKills() > 0; end.oom {
 		s.event("oom", oomMessage, nil)
 	}
-	go func() { // from now on, time being up limits what is left to do
-		if _, ok := <-s.timeUp; ok {
-			time.Sleep(finishLimit)
-			cancel()
-		}
-	}()
+	// From now on time being up limits what is left to do.
 	if end.timeUp {
 		time.AfterFunc(finishLimit, cancel)
+	} else {
+		go func() {
+			<-s.timeUp
+			time.AfterFunc(finishLimit, cancel)
+		}()
 	}
 	s.finish(ctx, work, &end)
 	return s.writeExit(end)
