@@ -94,12 +94,19 @@ echo "The endpoint is untouched: $after"
 check
 
 say "Summary"
+echo "Run 1 trained a model, run 2 took everything over from the cache, run 3 was refused:"
+echo
 "$drover" runs
 echo
+echo "What run 3 did differently:"
+echo
 "$drover" compare "$first" "$third"
+echo
+echo "The champion, and where it comes from:"
 echo
 "$drover" models show digits champion
 echo
 "$drover" artifacts show "$first" step.train model
 echo
+echo "It was served at $DROVER_GATEWAY/v2/models/digits/infer; all state was in $state."
 echo "The demo took ${SECONDS} s. To keep such a platform running: make dev"

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -125,11 +126,14 @@ func withUser(r *http.Request, name string) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), userKey{}, name))
 }
 
-// require lets only requests with one of the tokens through to next, except
-// for the health check, which tells nothing.
+// open are the paths that need no token: they tell nothing about anyone's runs.
+var open = []string{"/v1/health", "/docs", "/openapi.json", "/openapi.yaml"}
+
+// require lets only requests with one of the tokens through to next, except to
+// open paths.
 func (t *Tokens) require(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/v1/health" {
+		if slices.Contains(open, r.URL.Path) {
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/drover-ml/drover/orchestrator/api"
 	"github.com/drover-ml/drover/orchestrator/api/client"
 	"github.com/drover-ml/drover/orchestrator/cli/term"
+	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
 
@@ -184,7 +185,9 @@ func (a *app) printArtifact(stored api.Artifact, origin run.Lineage) {
 	}
 	add := func(name string, uses []run.Use) {
 		for _, u := range uses {
-			fields = append(fields, name, useOf(u))
+			if u.Kind != pipeline.KindModel { // it has its step's output
+				fields = append(fields, name, useOf(u))
+			}
 		}
 	}
 	add("Produced by", origin.Produced)
