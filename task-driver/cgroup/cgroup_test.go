@@ -236,6 +236,36 @@ func TestKillOfWhatForks(t *testing.T) {
 	}
 }
 
+// Version 2 without its controllers, as hybrid machines have it, still starts,
+// counts and kills.
+func TestVersion2(t *testing.T) {
+	m, ok := Detect().mounts[unified]
+	if !ok || writable(m.point) != nil {
+		t.Skip("needs control groups of version 2")
+	}
+	g := Group{Version: 2, Dirs: map[string]string{unified: filepath.Join(m.point, "cgroup-test-version-2")}}
+	if err := mkdir(g.Dirs[unified]); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.Remove(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	cmd := startIn(t, g, `setsid sleep 1000 & exec sleep 1000`)
+	for deadline := time.Now().Add(10 * time.Second); len(g.Processes()) < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("processes = %v, want two", g.Processes())
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	go func() { _ = cmd.Wait() }()
+	if err := g.Kill(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRestart(t *testing.T) {
 	g := realGroup(t, Limits{MemoryBytes: 64 << 20})
 	again, err := Detect().Create(filepath.Base(g.folders()[0]), "", Limits{MemoryBytes: 128 << 20})

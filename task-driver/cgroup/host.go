@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -123,6 +124,11 @@ func (h Host) Create(name, client string, l Limits) (Group, error) {
 	}
 	return Group{}, nil
 }
+
+// parentShares is the weight of all tasks together against the rest of the
+// machine. With that of a single group, which is the default, many tasks would
+// get no more than one service.
+func parentShares() int64 { return 1024 * int64(runtime.NumCPU()) }
 
 func mkdir(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {

@@ -34,6 +34,11 @@ func (h Host) createV1(name, client string, l Limits) (Group, error) {
 			return Group{}, err
 		}
 	}
+	if m, ok := h.mounts["cpu"]; ok {
+		if err := writeFile(filepath.Join(m.point, parent), "cpu.shares", strconv.FormatInt(parentShares(), 10)); err != nil {
+			return Group{}, err
+		}
+	}
 	// The agent's group is one of cpuset, made for the cores of the task.
 	if m, ok := h.mounts["cpuset"]; ok && strings.HasPrefix(client, m.point+"/") {
 		if _, err := os.Stat(filepath.Join(client, "tasks")); err == nil {

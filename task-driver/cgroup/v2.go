@@ -26,6 +26,9 @@ func (h Host) createV2(name, client string, l Limits) (Group, error) {
 	if err := writeFile(above, "cgroup.subtree_control", "+memory +cpu"); err != nil {
 		return Group{}, err
 	}
+	if err := writeFile(above, "cpu.weight", strconv.FormatInt(weight(parentShares()), 10)); err != nil {
+		return Group{}, err
+	}
 	g.Dirs[unified] = filepath.Join(above, name)
 	if err := mkdir(g.Dirs[unified]); err != nil {
 		return Group{}, err

@@ -53,7 +53,7 @@ func (d *Driver) StopTask(ctx context.Context, id string, timeout time.Duration,
 		d.log.Warn("stopping with SIGTERM instead", "task_id", id, "error", err)
 		sig = syscall.SIGTERM
 	}
-	d.log.Info("stopping task", "task_id", id, "signal", unix.SignalName(sig), "timeout", timeout)
+	d.log.Info("stopping task", "task_id", id, "signal", unix.SignalName(sig), "timeout", timeout.String())
 	// A command that has ended already may still have its outputs stored.
 	if err := h.running.Command.SignalGroup(sig); err != nil {
 		d.log.Debug("signalling the task", "task_id", id, "error", err)

@@ -151,7 +151,7 @@ func (s *supervisor) inStore(ctx context.Context, do func(*artifact.Store) error
 		if err == nil || !stage.Transient(err) || pause > last {
 			return err
 		}
-		s.log.Warn("the artifact store failed, trying again", "error", err, "pause", pause)
+		s.log.Warn("the artifact store failed, trying again", "error", err, "pause", pause.String())
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w (time was up before another attempt)", err)

@@ -121,7 +121,7 @@ func (k *keeper) seal(ctx context.Context, step int64) {
 		"bytes":  strconv.FormatInt(seal.Bytes(), 10),
 		"digest": string(seal.Digest),
 	})
-	k.s.log.Info("checkpoint sealed", "step", step, "bytes", seal.Bytes(), "took", time.Since(began))
+	k.s.log.Info("checkpoint sealed", "step", step, "bytes", seal.Bytes(), "took", time.Since(began).String())
 	k.mu.Lock()
 	k.sealed = append(k.sealed, step)
 	k.mu.Unlock()
