@@ -1,9 +1,11 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/drover-ml/drover/orchestrator/jobspec"
@@ -328,6 +330,8 @@ func (m inspected) apply(a *actor) {
 		return
 	}
 	alive := false
+	// The oldest first, so that each is seen to end before its successor.
+	slices.SortFunc(m.job.Allocs, func(x, y Alloc) int { return cmp.Compare(x.Created, y.Created) })
 	for i := range m.job.Allocs {
 		alloc := &m.job.Allocs[i]
 		alive = alive || !alloc.Ended()
@@ -361,6 +365,8 @@ func (m news) apply(a *actor) {
 		if at.Registered {
 			a.inspect(at)
 		}
+	case m.Alloc != nil && at.alloc != nil && !at.alloc.Ended() && m.Alloc.Created > at.alloc.Created:
+		a.inspect(at) // a successor, before the news of what became of the other
 	case m.Alloc != nil:
 		a.observe(at, m.Alloc)
 	case m.Waits != nil:
@@ -396,7 +402,7 @@ func (a *actor) observe(at *attempt, alloc *Alloc) {
 	if at.alloc == nil || at.alloc.ID != alloc.ID {
 		a.engine.tails.drop(at.JobID)
 		if at.AllocID != "" && at.AllocID != alloc.ID {
-			a.event(Event{Type: "attempt", Node: at.Node, Trial: at.Trial, Phase: at.Phase, Message: fmt.Sprintf("placed again, on node %s", alloc.NodeName)})
+			a.event(Event{Type: "attempt", Node: at.Node, Trial: at.Trial, Phase: at.Phase, Message: "placed again, on node " + alloc.NodeName})
 		}
 	}
 	if !alloc.Ended() && (at.alloc == nil || at.alloc.ID != alloc.ID) {

@@ -191,8 +191,8 @@ func (c *Cluster) LoseNode(jobID string) {
 		}
 		a.Client, a.Desired, a.Description = "lost", "stop", "alloc is lost since its node is down"
 		a.end()
+		c.place(j) // like Nomad, which tells of the replacement first
 		c.publish(a)
-		c.place(j)
 	}
 }
 
