@@ -20,6 +20,7 @@ import (
 
 	"github.com/drover-ml/drover/orchestrator/catalog"
 	"github.com/drover-ml/drover/orchestrator/gateway"
+	"github.com/drover-ml/drover/orchestrator/gateway/http1"
 )
 
 const (
@@ -234,7 +235,8 @@ func serveChild(mode string, args []string) error {
 		for len(g.Endpoints()) == 0 || g.Endpoints()[0].Ready == 0 {
 			time.Sleep(time.Millisecond)
 		}
-		h = g
+		fmt.Println(ln.Addr())
+		return (&http1.Server{Handler: g}).Serve(ln)
 	default:
 		return fmt.Errorf("unknown mode %q", mode)
 	}
