@@ -182,8 +182,9 @@ func TestRunsComeInPages(t *testing.T) {
 	w.Add(run.Run{ID: "other", Workspace: "other", Phase: run.Succeeded})
 	h := handler(t, w)
 	var got []string
-	for next := ""; ; {
-		page := decode[api.RunPage](t, call(h, "GET", "/v1/runs?limit=2&before="+next, ""))
+	pages := 0
+	for next := ""; ; pages++ {
+		page := decode[api.RunPage](t, call(h, "GET", "/v1/runs?limit="+[]string{"2", "2", "1"}[pages]+"&before="+next, ""))
 		for _, r := range page.Runs {
 			got = append(got, string(r.ID))
 		}

@@ -147,20 +147,22 @@ func (s *server) listRuns(ctx context.Context, in *struct {
 	WorkspaceQuery
 	Pipeline string `query:"pipeline" maxLength:"128" doc:"Only runs of this pipeline"`
 	Phase    string `query:"phase" enum:"waiting,queued,running,succeeded,failed,skipped,cancelled" doc:"Only runs in this phase"`
-	Limit    int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Runs a page"`
+	Limit    int    `query:"limit" minimum:"1" maximum:"999" default:"100" doc:"Runs a page"`
 	Before   string `query:"before" maxLength:"32" doc:"Only runs older than this one"`
 }) (*struct{ Body RunPage }, error) {
 	runs, err := s.cfg.Runs.List(ctx, run.Filter{
-		Workspace: in.Workspace, Pipeline: in.Pipeline, Phase: run.Phase(in.Phase), Limit: in.Limit, Before: run.ID(in.Before),
+		Workspace: in.Workspace, Pipeline: in.Pipeline, Phase: run.Phase(in.Phase), Limit: in.Limit + 1, Before: run.ID(in.Before),
 	})
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
+	more := len(runs) > in.Limit
+	runs = runs[:min(len(runs), in.Limit)]
 	out := &struct{ Body RunPage }{RunPage{Runs: make([]RunSummary, len(runs))}}
 	for i, r := range runs {
 		out.Body.Runs[i] = summarize(r)
 	}
-	if len(runs) == in.Limit {
+	if more {
 		out.Body.Next = string(runs[len(runs)-1].ID)
 	}
 	return out, nil

@@ -12,17 +12,21 @@ import (
 	"github.com/drover-ml/drover/orchestrator/run"
 )
 
-// news is what a run did since the last news, and how it stands now.
+// news is how a run stands, or that the server does not answer for now.
 type news struct {
 	run    run.Run
-	events []run.Event
+	silent error
 }
 
 const (
 	// pollWait is how long one request waits for an event.
 	pollWait = 30 * time.Second
-	// pollPause keeps a run that reports much from being asked for all the time.
-	pollPause = 150 * time.Millisecond
+	// pollPause keeps a run that reports much from being asked for all the
+	// time; for a large run it is pollFactor times what an answer takes.
+	pollPause  = 150 * time.Millisecond
+	pollFactor = 5
+	// patience is how long a server may be silent, as when it restarts.
+	patience = 5 * time.Minute
 	// redraw is how often running times are renewed on a terminal.
 	redraw = time.Second
 )
@@ -57,46 +61,79 @@ func (a *app) follow(ctx context.Context, c *client.Client, id run.ID) (run.Run,
 	}
 }
 
-// poll sends news of a run until it has ended.
+// poll sends news of a run until it has ended. A server that does not answer is
+// news too, for as long as patience lasts.
 func poll(ctx context.Context, c *client.Client, id run.ID, updates chan<- news) error {
 	var last int64
-	var events []run.Event
+	heard := time.Now()
 	for {
+		asked := time.Now()
 		r, err := c.Run(ctx, id)
-		if err != nil {
+		took := time.Since(asked)
+		var events []run.Event
+		if err == nil && !r.Phase.Ended() {
+			if err = send(ctx, updates, news{run: r}); err == nil {
+				err = sleep(ctx, max(pollPause, pollFactor*took))
+			}
+			if err == nil {
+				events, err = c.Events(ctx, id, last, pollWait)
+			}
+		}
+		var silent *client.UnreachableError
+		switch {
+		case err == nil && r.Phase.Ended():
+			return send(ctx, updates, news{run: r})
+		case err == nil:
+			heard = time.Now()
+			if n := len(events); n > 0 {
+				last = events[n-1].Seq
+			}
+		case errors.As(err, &silent) && time.Since(heard) < patience:
+			if err := send(ctx, updates, news{silent: err}); err != nil {
+				return err
+			}
+		default:
 			return fmt.Errorf("following run %s: %w", id, err)
 		}
-		select {
-		case updates <- news{r, events}:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if r.Phase.Ended() {
-			return nil
-		}
-		select {
-		case <-time.After(pollPause):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if events, err = c.Events(ctx, id, last, pollWait); err != nil {
-			return fmt.Errorf("following run %s: %w", id, err)
-		}
-		if n := len(events); n > 0 {
-			last = events[n-1].Seq
-		}
+	}
+}
+
+func send(ctx context.Context, updates chan<- news, n news) error {
+	select {
+	case updates <- n:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
 // follower shows news of one run.
 type follower struct {
 	*app
-	run  run.Run
-	told map[string]bool // failed attempts that were shown, phases that were printed
+	run    run.Run
+	silent error           // why there is no news
+	told   map[string]bool // failed attempts that were shown, phases that were printed
 }
 
 func (f *follower) update(n news) {
-	f.run = n.run
+	if n.silent != nil {
+		if f.silent == nil && !f.screen.Terminal() {
+			f.screen.Printf("%s  %s; trying again\n", f.Now().Format(time.TimeOnly), n.silent)
+		}
+		f.silent = n.silent
+		f.draw()
+		return
+	}
+	f.run, f.silent = n.run, nil
 	f.failures()
 	if !f.screen.Terminal() {
 		f.lines()
@@ -110,7 +147,11 @@ func (f *follower) draw() {
 		return
 	}
 	_, height := f.screen.Size()
-	f.screen.Draw(append([]string{""}, fit(f.screen, f.run, f.Now(), height-2)...))
+	lines := append([]string{""}, fit(f.screen, f.run, f.Now(), height-3)...)
+	if f.silent != nil {
+		lines = append(lines, f.screen.Paint(term.Yellow, f.silent.Error()+"; trying again"))
+	}
+	f.screen.Draw(lines)
 }
 
 // fit makes a run's table no higher than height: if there are more nodes, those

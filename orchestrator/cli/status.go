@@ -49,7 +49,7 @@ func (a *app) runsCmd() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&opts.filter.Pipeline, "pipeline", "", "Only runs of the pipeline `NAME`")
 	flags.StringVar(&opts.phase, "phase", "", "Only runs in `PHASE`: "+strings.Join(phases, ", "))
-	flags.IntVar(&opts.filter.Limit, "limit", 20, "`NUMBER` of runs to list, at most 1000")
+	flags.IntVar(&opts.filter.Limit, "limit", 20, "`NUMBER` of runs to list, at most 999")
 	flags.StringVar(&opts.before, "before", "", "Only runs older than `RUN`")
 	flags.BoolVar(&opts.asJSON, "json", false, "Print JSON")
 	mustComplete(cmd, "phase", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
