@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ func pluginDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := os.Link(self, filepath.Join(dir, "testdriver")); err != nil {
+	if err := os.Link(self, filepath.Join(dir, "nomad-driver-test")); err != nil {
 		t.Skipf("the test binary cannot be linked into the plugin folder: %v", err)
 	}
 	return dir
@@ -99,7 +100,8 @@ func register(t *testing.T, c *api.Client, job *api.Job) *api.JobRegisterRespons
 	return resp
 }
 
-// awaitAllocs waits until the allocations of a job are as done wants them.
+// awaitAllocs waits until the allocations of a job, oldest first, are as done
+// wants them.
 func awaitAllocs(t *testing.T, c *api.Client, job string, done func([]*api.AllocationListStub) bool) []*api.AllocationListStub {
 	t.Helper()
 	q := &api.QueryOptions{WaitTime: 5 * time.Second}
@@ -109,6 +111,7 @@ func awaitAllocs(t *testing.T, c *api.Client, job string, done func([]*api.Alloc
 		if err != nil {
 			t.Fatalf("listing allocations of %s: %v", job, err)
 		}
+		slices.Reverse(allocs) // the client sorts the newest first
 		if done(allocs) {
 			return allocs
 		}

@@ -34,7 +34,7 @@ func serve(t *testing.T) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Link(self, filepath.Join(p.dir, "plugins", "testdriver")); err != nil {
+	if err := os.Link(self, filepath.Join(p.dir, "plugins", "nomad-driver-test")); err != nil {
 		t.Skipf("the test binary cannot be linked into the plugin folder: %v", err)
 	}
 	p.start()

@@ -25,7 +25,7 @@ const testDriverName = "sh"
 // tiny driver that runs shell scripts which outlive it.
 func TestMain(m *testing.M) {
 	MaybeRunHelper()
-	if filepath.Base(os.Args[0]) == "testdriver" {
+	if filepath.Base(os.Args[0]) == "nomad-driver-test" {
 		driver.Serve(&shDriver{})
 		return
 	}
@@ -107,7 +107,7 @@ func (*shDriver) StartTask(_ context.Context, t *driver.TaskConfig) (*driver.Han
 		return nil, nil, driver.Recoverable(err)
 	}
 	defer stderr.Close()
-	script := fmt.Sprintf("( %s\n); echo $? > %q.tmp; mv %q.tmp %q", c.Script, exitFile, exitFile, exitFile)
+	script := fmt.Sprintf("trap : TERM USR1; ( %s\n); echo $? > %q.tmp; mv %q.tmp %q", c.Script, exitFile, exitFile, exitFile)
 	cmd := exec.Command("/bin/sh", "-c", script)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = stdout, stderr, filepath.Join(t.AllocDir, t.Name, "local")
 	for k, v := range t.Env {
