@@ -1,0 +1,115 @@
+package store
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/drover-ml/drover/orchestrator/registry"
+)
+
+// victimEnv makes the test binary a process that moves an alias to and fro,
+// and says so after each move, until it is killed.
+const victimEnv = "DROVER_TEST_STORE_VICTIM"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(victimEnv); path != "" {
+		if err := moveForever(path); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+func moveForever(path string) error {
+	db, err := Open(context.Background(), path)
+	if err != nil {
+		return err
+	}
+	for i := 1; ; i++ {
+		m := registry.AliasMove{Workspace: "default", Model: "digits", Alias: "champion", To: 1 + i%2, By: "victim", Reason: strconv.Itoa(i)}
+		if _, err := db.MoveAlias(context.Background(), m); err != nil {
+			return err
+		}
+		if _, err := fmt.Println(i); err != nil {
+			return err
+		}
+	}
+}
+
+// After a kill -9 the store opens again, with every move that was confirmed,
+// one champion, and a history that leads to it.
+func TestKilledProcessLosesNothing(t *testing.T) {
+	path := temp(t)
+	db := open(t, path)
+	for _, id := range []string{"r1", "r2"} {
+		if _, err := db.AddVersion(t.Context(), version("digits", id), "champion"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db.Close()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, confirmed := range []int{1, 7, 50} {
+		cmd := exec.Command(self)
+		cmd.Env = append(os.Environ(), victimEnv+"="+path)
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		last := 0
+		s := bufio.NewScanner(out)
+		for s.Scan() && last < confirmed {
+			last, _ = strconv.Atoi(s.Text())
+		}
+		cmd.Process.Kill()
+		for s.Scan() { // what it said before it died counts, too
+			if n, err := strconv.Atoi(s.Text()); err == nil {
+				last = n
+			}
+		}
+		cmd.Wait()
+		if last < confirmed {
+			t.Fatalf("the process ended by itself after %d moves: %s", last, stderr.String())
+		}
+		db := open(t, path)
+		checkAfterKill(t, db, last)
+		db.Close()
+	}
+}
+
+func checkAfterKill(t *testing.T, db *DB, last int) {
+	t.Helper()
+	models, err := db.Models(t.Context(), "default")
+	if err != nil || len(models) != 1 || len(models[0].Aliases) != 1 {
+		t.Fatalf("models = %+v, %v; want one with one alias", models, err)
+	}
+	moves, err := db.AliasMoves(t.Context(), "default", "digits")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := moves[0].To, models[0].Aliases["champion"]; got != want {
+		t.Errorf("the history leads to version %d, the alias points at %d", got, want)
+	}
+	if n, _ := strconv.Atoi(moves[0].Reason); n < last {
+		t.Errorf("move %d was confirmed, and the newest is %d", last, n)
+	}
+	for i := 1; i < len(moves); i++ {
+		if moves[i-1].From != moves[i].To {
+			t.Errorf("a move starts from version %d, the one before led to %d", moves[i-1].From, moves[i].To)
+		}
+	}
+}
