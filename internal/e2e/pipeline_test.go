@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -11,7 +13,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/drover-ml/drover/internal/artifact"
 	"github.com/drover-ml/drover/internal/lab"
+	"github.com/drover-ml/drover/internal/mltask"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
 
@@ -106,24 +110,91 @@ func startedOnce(t *testing.T, marks string, except ...string) {
 	}
 }
 
+// storedCheckpoint is a checkpoint in the store.
+type storedCheckpoint struct {
+	step   int
+	digest artifact.Digest
+}
+
+// storedCheckpoints are those of the run's training, newest first.
+func storedCheckpoints(t *testing.T, c lab.Cluster, id run.ID) []storedCheckpoint {
+	t.Helper()
+	records, err := filepath.Glob(filepath.Join(c.StoreDir(), "records", "checkpoints", string(id), "*", "step-*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []storedCheckpoint
+	for _, name := range records {
+		b, err := os.ReadFile(name)
+		if os.IsNotExist(err) {
+			continue // pruned meanwhile
+		}
+		var r mltask.CheckpointRecord
+		if err == nil {
+			err = json.Unmarshal(b, &r)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, storedCheckpoint{int(r.Step), artifact.Digest(r.Digest)})
+	}
+	slices.SortFunc(found, func(a, b storedCheckpoint) int { return b.step - a.step })
+	return found
+}
+
+// weights is the file with a checkpoint's weights, in the store.
+func weights(t *testing.T, c lab.Cluster, s storedCheckpoint) string {
+	t.Helper()
+	store, err := artifact.Open(c.Store())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	m, err := store.Manifest(context.Background(), s.digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range m.Files {
+		if e.Path == "weights" {
+			return filepath.Join(c.StoreDir(), "blobs", "sha256", e.SHA256[:2], e.SHA256)
+		}
+	}
+	t.Fatalf("checkpoint %d has no weights: %+v", s.step, m)
+	return ""
+}
+
+func flipByte(t *testing.T, c lab.Cluster, s storedCheckpoint) {
+	t.Helper()
+	name := weights(t, c, s)
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := errors.Join(os.Chmod(name, 0o600), os.WriteFile(name, b, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func truncate(t *testing.T, c lab.Cluster, s storedCheckpoint) {
+	t.Helper()
+	name := weights(t, c, s)
+	if err := errors.Join(os.Chmod(name, 0o600), os.Truncate(name, 1000)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // checkpointed waits until the store has a checkpoint of the run's training of
 // step n or later.
 func checkpointed(t *testing.T, c lab.Cluster, id run.ID, n int) {
 	t.Helper()
 	lab.Eventually(t, fmt.Sprintf("checkpoint %d in the store", n), func() string {
-		records, err := filepath.Glob(filepath.Join(c.StoreDir(), "records", "checkpoints", string(id), "*", "step-*.json"))
-		if err != nil {
-			return err.Error()
+		stored := storedCheckpoints(t, c, id)
+		if len(stored) == 0 {
+			return "there is none"
 		}
-		newest := -1
-		for _, r := range records {
-			var step int
-			if _, err := fmt.Sscanf(filepath.Base(r), "step-%d.json", &step); err == nil {
-				newest = max(newest, step)
-			}
-		}
-		if newest < n {
-			return fmt.Sprintf("the newest is %d", newest)
+		if stored[0].step < n {
+			return fmt.Sprintf("the newest is %d", stored[0].step)
 		}
 		return ""
 	})

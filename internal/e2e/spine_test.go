@@ -5,14 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -171,6 +176,138 @@ func TestKillTraining(t *testing.T) {
 			t.Errorf("the last attempt is %+v, want one resumed from checkpoint 4 or later", last)
 		}
 	})
+}
+
+// The training process is killed at random moments, inside checkpoint writes
+// too; each retry goes on from the newest sealed checkpoint.
+func TestKillTrainingAtRandom(t *testing.T) {
+	const kills = 6
+	onEach(t, func(t *testing.T, c lab.Cluster) {
+		p := lab.NewPlatform(t, c, bin, c.Addr())
+		clean, _ := submit(t, p)
+		want := p.Succeeded(clean)
+
+		id, marks := submit(t, p, fmt.Sprintf("retries=%d", kills), "pace=0.1")
+		for kill := range kills {
+			lab.Eventually(t, fmt.Sprintf("start %d of training", kill+1), func() string {
+				if n := len(starts(t, marks, "step.train")); n <= kill {
+					return fmt.Sprint("starts: ", n)
+				}
+				return ""
+			})
+			// A random moment is the point here: nothing is waited for.
+			pause := time.Duration(rand.IntN(250)) * time.Millisecond
+			t.Logf("kill %d after %s", kill+1, pause)
+			time.Sleep(pause)
+			lab.Kill9(t, lab.Running("train.py")...)
+		}
+		sameOutputs(t, p.Succeeded(id), want)
+		startedOnce(t, marks, "step.train")
+		last := -1
+		for _, line := range starts(t, marks, "step.train") {
+			var from int
+			if _, err := fmt.Sscanf(line[strings.Index(line, "from="):], "from=%d", &from); err != nil {
+				t.Fatal(err)
+			}
+			if from < last {
+				t.Errorf("a start went on from %d after one from %d", from, last)
+			}
+			last = from
+		}
+	})
+}
+
+// Checkpoints are damaged where they are stored: each is found out, and the
+// newest whole one is resumed.
+func TestDamagedCheckpoints(t *testing.T) {
+	onEach(t, func(t *testing.T, c lab.Cluster) {
+		p := lab.NewPlatform(t, c, bin, c.Addr())
+		clean, _ := submit(t, p)
+		want := p.Succeeded(clean)
+
+		id, marks := submit(t, p, "pace=0.3")
+		checkpointed(t, c, id, 5)
+		lab.Kill9(t, lab.Running("train.py")...)
+		if r := p.Ended(id); r.Phase != run.Failed {
+			t.Fatalf("run %s", r.Phase)
+		}
+		stored := storedCheckpoints(t, c, id)
+		if len(stored) < 3 {
+			t.Fatalf("%d checkpoints in the store, want the newest 3", len(stored))
+		}
+		flipByte(t, c, stored[0])
+		truncate(t, c, stored[1])
+
+		if _, code := p.CLI("retry", "-detach", string(id)); code != 0 {
+			t.Fatal("retry failed")
+		}
+		sameOutputs(t, p.Succeeded(id), want)
+		lines := starts(t, marks, "step.train")
+		if from := fmt.Sprintf("from=%d ", stored[2].step); len(lines) != 2 || !strings.Contains(lines[1], from) {
+			t.Errorf("train was started as %q, want a second start with %s", lines, from)
+		}
+		events, err := p.Client.Events(context.Background(), id, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, damaged := range stored[:2] {
+			if !slices.ContainsFunc(events, func(e run.Event) bool {
+				return strings.Contains(e.Message, fmt.Sprintf("heckpoint %d ", damaged.step)) && strings.Contains(e.Message, "set aside")
+			}) {
+				t.Errorf("no event says that checkpoint %d was set aside", damaged.step)
+			}
+		}
+	})
+}
+
+// The store's disk is full while a task trains: training goes on, and
+// checkpoints are copied again when there is room.
+func TestFullStore(t *testing.T) {
+	onEach(t, func(t *testing.T, c lab.Cluster) {
+		if err := syscall.Mount("tmpfs", c.StoreDir(), "tmpfs", 0, "size=24m,mode=700"); err != nil {
+			t.Skipf("skipped: cannot mount a small disk: %v", err)
+		}
+		p := lab.NewPlatform(t, c, bin, c.Addr())
+		clean, _ := submit(t, p)
+		want := p.Succeeded(clean)
+
+		id, marks := submit(t, p, "pace=0.5")
+		checkpointed(t, c, id, 2)
+		filler := filepath.Join(c.StoreDir(), "filler")
+		fill(t, filler)
+		before := storedCheckpoints(t, c, id)[0].step
+		lab.Eventually(t, "training goes on", func() string {
+			n := p.Node(id, "step.train")
+			if n.Progress == nil || n.Progress.Step < int64(before)+3 {
+				return fmt.Sprintf("progress is %+v", n.Progress)
+			}
+			return ""
+		})
+		if after := storedCheckpoints(t, c, id)[0].step; after > before+1 {
+			t.Errorf("checkpoint %d was stored on a full disk", after)
+		}
+		if err := os.Remove(filler); err != nil {
+			t.Fatal(err)
+		}
+		sameOutputs(t, p.Succeeded(id), want)
+		startedOnce(t, marks)
+	})
+}
+
+func fill(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for block := make([]byte, 64<<10); ; {
+		if _, err := f.Write(block); errors.Is(err, syscall.ENOSPC) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // A node is lost in the middle of training: the task goes on elsewhere from

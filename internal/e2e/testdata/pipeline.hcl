@@ -18,6 +18,11 @@ variable "pace" {
   description = "Seconds that an epoch takes."
 }
 
+variable "retries" {
+  type    = number
+  default = 0
+}
+
 locals {
   env = { MARKS = var.marks }
 }
@@ -64,6 +69,7 @@ step "train" {
   input "drover" { from = dataset.drover }
   output "model" {}
   checkpoint { keep = 3 }
+  retry { attempts = var.retries }
   resources {
     gpu { count = 1 }
   }
