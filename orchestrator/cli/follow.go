@@ -33,15 +33,21 @@ const (
 
 // follow shows a run's progress until it ends and returns how it stands then.
 // On a terminal that is a table, redrawn in place; elsewhere, a line for each
-// change. It ends with ctx's error when ctx does.
-func (a *app) follow(ctx context.Context, c *client.Client, id run.ID) (run.Run, error) {
+// change. What r shows to have failed by now is not told again. It ends with
+// ctx's error when ctx does.
+func (a *app) follow(ctx context.Context, c *client.Client, r run.Run) (run.Run, error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	updates := make(chan news)
 	failed := make(chan error, 1)
-	go func() { failed <- poll(ctx, c, id, updates) }()
+	go func() { failed <- poll(ctx, c, r.ID, updates) }()
 
 	f := follower{app: a, told: map[string]bool{}}
+	for i := range r.Nodes {
+		for _, at := range r.Nodes[i].Attempts {
+			f.told[failedKey(&at)] = at.Phase == run.Failed
+		}
+	}
 	ticker := time.NewTicker(redraw)
 	defer ticker.Stop()
 	for {
@@ -256,13 +262,15 @@ func (f *follower) line(name string, phase run.Phase, took, text string) {
 	f.screen.Printf("%s\n", strings.TrimRight(line, " "))
 }
 
+func failedKey(at *run.Attempt) string { return "failed\x00" + at.JobID }
+
 // failures prints attempts that have failed, once each.
 func (f *follower) failures() {
 	for i := range f.run.Nodes {
 		n := &f.run.Nodes[i]
 		for j := range n.Attempts {
 			at := &n.Attempts[j]
-			key := "failed\x00" + at.JobID
+			key := failedKey(at)
 			if at.Phase != run.Failed || f.told[key] {
 				continue
 			}

@@ -223,7 +223,7 @@ func TestQuietFollowEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.await(ctx, c, "r", true); err == nil {
+	if _, err := a.await(ctx, c, run.Run{ID: "r"}, true); err == nil {
 		t.Error("a cancelled context ended without an error")
 	}
 }

@@ -115,7 +115,7 @@ stays; everything else runs again, with the same pipeline file and sources.`,
 			if detach {
 				return nil
 			}
-			return a.watch(cmd.Context(), c, r.ID, health.Gateway, false)
+			return a.watch(cmd.Context(), c, r, health.Gateway, false)
 		},
 	}
 	cmd.Flags().BoolVar(&detach, "detach", false, "Do not follow it")

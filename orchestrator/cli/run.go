@@ -61,7 +61,7 @@ if the run succeeded and 1 if it did not.`,
 			if opts.detach {
 				return nil
 			}
-			return a.watch(ctx, c, r.ID, health.Gateway, opts.asJSON)
+			return a.watch(ctx, c, r, health.Gateway, opts.asJSON)
 		},
 	}
 	vars.flags(cmd)
@@ -82,9 +82,11 @@ func (a *app) submitted(r run.Run, created bool) {
 	a.screen.Printf("Run %s of pipeline %q %s in workspace %s.\n", r.ID, r.Pipeline, verb, r.Workspace)
 }
 
-// watch follows a run to its end and says what came of it.
-func (a *app) watch(ctx context.Context, c *client.Client, id run.ID, gateway string, asJSON bool) error {
-	r, err := a.await(ctx, c, id, asJSON)
+// watch follows a run to its end and says what came of it. Failures that r has
+// are not told again.
+func (a *app) watch(ctx context.Context, c *client.Client, r run.Run, gateway string, asJSON bool) error {
+	id := r.ID
+	r, err := a.await(ctx, c, r, asJSON)
 	if err != nil {
 		return a.detached(id, err)
 	}
@@ -102,15 +104,15 @@ func (a *app) watch(ctx context.Context, c *client.Client, id run.ID, gateway st
 }
 
 // await waits for a run's end, showing progress unless it is quiet.
-func (a *app) await(ctx context.Context, c *client.Client, id run.ID, quiet bool) (run.Run, error) {
+func (a *app) await(ctx context.Context, c *client.Client, r run.Run, quiet bool) (run.Run, error) {
 	if !quiet {
-		return a.follow(ctx, c, id)
+		return a.follow(ctx, c, r)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	updates := make(chan news)
 	failed := make(chan error, 1)
-	go func() { failed <- poll(ctx, c, id, updates) }()
+	go func() { failed <- poll(ctx, c, r.ID, updates) }()
 	for {
 		select {
 		case n := <-updates:

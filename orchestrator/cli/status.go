@@ -99,7 +99,7 @@ outputs, parameters and metrics. Without STEP, -follow stays until the end.`,
 				if err != nil {
 					return err
 				}
-				return a.watch(cmd.Context(), c, id, health.Gateway, asJSON)
+				return a.watch(cmd.Context(), c, run.Run{ID: id}, health.Gateway, asJSON)
 			}
 			r, err := c.Run(cmd.Context(), id)
 			if err != nil {
