@@ -114,7 +114,6 @@ func (a *actor) begin(ctx context.Context, n *node) {
 		a.end(n, Skipped, n.def.SkipReason(a.known))
 		return
 	}
-	n.Started = new(now())
 	switch n.Kind {
 	case pipeline.KindDataset:
 		a.dataset(ctx, n)
@@ -156,6 +155,9 @@ func digests(outputs map[string]Output) map[string]string {
 // end ends a node and makes ready what waited for it.
 func (a *actor) end(n *node, phase Phase, reason string) {
 	n.Phase, n.Reason, n.Ended = phase, reason, new(now())
+	if n.Started == nil && phase == Succeeded {
+		n.Started = n.Ended // it took no time
+	}
 	a.change.nodes.add(n)
 	a.known[n.ID] = n.result()
 	a.event(Event{Type: "node", Node: n.ID, Phase: phase, Message: reason})
@@ -274,7 +276,7 @@ func (a *actor) beginSweep(ctx context.Context, n *node) {
 		a.end(n, Failed, explain(diags))
 		return
 	}
-	n.Phase, n.Reason, n.next = Running, "", 0
+	n.Phase, n.Reason, n.Started, n.next = Running, "", new(now()), 0
 	a.change.nodes.add(n)
 	a.event(Event{Type: "node", Node: n.ID, Phase: Running, Message: fmt.Sprintf("%d trials", len(specs))})
 	if len(n.tasks) == 0 { // else it is run again, and some trials are there
@@ -317,7 +319,6 @@ func (a *actor) beginTrial(ctx context.Context, t *task) {
 		a.endTrial(t, Failed, err.Error())
 		return
 	}
-	t.trial.Started = new(now())
 	hit, key := a.engine.cached(ctx, a.state.Submission, t.node.Kind, *spec)
 	t.trial.CacheKey = key
 	switch {
@@ -338,6 +339,9 @@ func (a *actor) endTrial(t *task, phase Phase, reason string) {
 		t.node.active--
 	}
 	t.trial.Phase, t.trial.Reason, t.trial.Ended = phase, reason, new(now())
+	if t.trial.Started == nil && phase == Succeeded {
+		t.trial.Started = t.trial.Ended
+	}
 	t.spec = nil
 	a.change.trials.add(t)
 	a.event(Event{Type: "trial", Node: t.node.ID, Trial: t.index(), Phase: phase, Message: reason})

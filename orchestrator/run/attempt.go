@@ -443,6 +443,7 @@ func (a *actor) started(at *attempt, alloc *Alloc) {
 	a.change.attempts.add(at)
 	a.event(Event{Type: "attempt", Node: at.Node, Trial: at.Trial, Phase: Running, Message: fmt.Sprintf("started on node %s, allocation %s", alloc.NodeName, short(alloc.ID))})
 	a.engine.tails.add(at.JobID, alloc.ID, a)
+	at.task.startedAt(*at.Started)
 	t, n := at.task, at.task.node
 	if t.trial != nil {
 		t.trial.Phase, t.trial.Reason, t.trial.Progress = Running, "", nil
@@ -453,6 +454,17 @@ func (a *actor) started(at *attempt, alloc *Alloc) {
 	n.Phase, n.Reason, n.Progress = Running, "", nil
 	a.change.nodes.add(n)
 	a.event(Event{Type: "node", Node: n.ID, Phase: Running})
+}
+
+// startedAt notes when the first attempt at a task started.
+func (t *task) startedAt(at time.Time) {
+	started := &t.node.Started
+	if t.trial != nil {
+		started = &t.trial.Started
+	}
+	if *started == nil {
+		*started = &at
+	}
 }
 
 func short(id string) string { return id[:min(8, len(id))] }

@@ -154,6 +154,9 @@ func (a *actor) conclude(at *attempt, o outcome) {
 			at.Started, at.Ended = new(r.Started.UTC()), new(r.Finished.UTC())
 		}
 	}
+	if at.Started != nil {
+		at.task.startedAt(*at.Started)
+	}
 	delete(a.open, at.JobID)
 	a.engine.unsubscribe(at.JobID, a)
 	a.engine.tails.drop(at.JobID)
@@ -296,6 +299,7 @@ func (a *actor) deployment(at *attempt, m inspected) {
 	if at.Phase == Queued {
 		at.Phase, at.Started = Running, new(now())
 		a.change.attempts.add(at)
+		at.task.startedAt(*at.Started)
 		n := at.task.node
 		n.Phase, n.Reason = Running, ""
 		a.change.nodes.add(n)

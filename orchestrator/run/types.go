@@ -77,9 +77,10 @@ type Node struct {
 	// Reason says in a sentence why the node waits, was skipped or failed.
 	Reason string `json:"reason,omitempty"`
 	// Cached names the run whose result was taken over; "" if it ran.
-	Cached   ID                 `json:"cached_from,omitempty"`
-	CacheKey string             `json:"cache_key,omitempty"`
-	Depends  []pipeline.NodeID  `json:"depends_on,omitempty"`
+	Cached   ID                `json:"cached_from,omitempty"`
+	CacheKey string            `json:"cache_key,omitempty"`
+	Depends  []pipeline.NodeID `json:"depends_on,omitempty"`
+	// Started is when its first task started; nil if none ever did.
 	Started  *time.Time         `json:"started,omitempty"`
 	Ended    *time.Time         `json:"ended,omitempty"`
 	Params   map[string]any     `json:"params,omitempty"`
