@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -30,6 +31,13 @@ const (
 	connections  = 32
 )
 
+// target is a server that is loaded.
+type target struct {
+	name string
+	addr string
+	pid  int
+}
+
 // benchGateway sends requests at a fixed rate, whatever comes back (open
 // loop), straight to a back end and through each proxy in turn, several
 // rounds, and reports what each proxy adds to the direct latency of its round.
@@ -41,77 +49,146 @@ func benchGateway(ctx context.Context) ([]row, error) {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-
-	backend, err := startChild(ctx, "serve-backend")
+	targets, rows, err := startTargets(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
-	targets := []struct{ name, addr string }{{"direct", backend}}
-	var missing []row
-	for _, p := range []struct {
-		name  string
-		start func() (string, error)
-	}{
-		{"nginx", func() (string, error) { return startNginx(ctx, dir, backend) }},
-		{"haproxy", func() (string, error) { return startHaproxy(ctx, dir, backend) }},
-		{"httputil.ReverseProxy", func() (string, error) { return startChild(ctx, "serve-reverseproxy", backend) }},
-		{"drover", func() (string, error) { return startChild(ctx, "serve-gateway", backend) }},
-	} {
-		addr, err := p.start()
-		if errors.Is(err, exec.ErrNotFound) {
-			missing = append(missing, row{Case: "all", Subject: p.name, Note: "skipped: not installed"})
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("starting %s: %w", p.name, err)
-		}
-		targets = append(targets, struct{ name, addr string }{p.name, addr})
-	}
-
-	rows := missing
 	for _, rate := range []int{50, 500, 2000} {
-		added := map[string]*[2][]float64{}
+		var rounds []map[string]sample
 		for range gatewayRuns {
-			var direct [2]float64
+			round := map[string]sample{}
 			for _, t := range targets {
-				lat, err := load(ctx, t.addr, rate)
-				if err != nil {
+				if round[t.name], err = loadTarget(ctx, t, rate); err != nil {
 					return nil, fmt.Errorf("loading %s at %d/s: %w", t.name, rate, err)
 				}
-				q := [2]float64{quantile(lat, .5), quantile(lat, .99)}
-				if t.name == "direct" {
-					direct = q
-				} else {
-					q[0] -= direct[0]
-					q[1] -= direct[1]
-				}
-				if added[t.name] == nil {
-					added[t.name] = &[2][]float64{}
-				}
-				for i := range q {
-					added[t.name][i] = append(added[t.name][i], q[i])
-				}
 			}
+			rounds = append(rounds, round)
 		}
-		for i, what := range []string{"median", "p99"} {
-			var nginx float64
-			for _, t := range targets {
-				verb := "added "
-				if t.name == "direct" {
-					verb = ""
-				}
-				r := spread(fmt.Sprintf("%d/s %s%s", rate, verb, what), t.name, "us", added[t.name][i])
-				switch {
-				case t.name == "nginx":
-					nginx = r.Value
-				case t.name != "direct" && nginx > 0:
-					r.Note = fmt.Sprintf("%.2f x nginx", r.Value/nginx)
-				}
-				rows = append(rows, r)
-			}
-		}
+		rows = append(rows, gatewayRows(fmt.Sprintf("%d/s ", rate), targets, rounds)...)
 	}
 	return rows, nil
+}
+
+// startTargets starts the back end, which comes first, and the proxies before
+// it that are installed. For those that are not, it returns rows.
+func startTargets(ctx context.Context, dir string) (targets []target, missing []row, err error) {
+	direct, err := startChild(ctx, "serve-backend")
+	if err != nil {
+		return nil, nil, err
+	}
+	direct.name = "direct"
+	targets = append(targets, direct)
+	for _, p := range []struct {
+		name  string
+		start func() (target, error)
+	}{
+		{"nginx", func() (target, error) { return startNginx(ctx, dir, direct.addr) }},
+		{"haproxy", func() (target, error) { return startHaproxy(ctx, dir, direct.addr) }},
+		{"httputil.ReverseProxy", func() (target, error) { return startChild(ctx, "serve-reverseproxy", direct.addr) }},
+		{"drover", func() (target, error) { return startChild(ctx, "serve-gateway", direct.addr) }},
+	} {
+		t, err := p.start()
+		switch {
+		case errors.Is(err, exec.ErrNotFound):
+			missing = append(missing, row{Case: "all", Subject: p.name, Note: "skipped: not installed"})
+		case err != nil:
+			return nil, nil, fmt.Errorf("starting %s: %w", p.name, err)
+		default:
+			t.name = p.name
+			targets = append(targets, t)
+		}
+	}
+	return targets, missing, nil
+}
+
+// sample is what one load of a target gave, in microseconds.
+type sample struct{ median, p99, cpu float64 }
+
+func loadTarget(ctx context.Context, t target, rate int) (sample, error) {
+	before, err := cpuTime(t.pid)
+	if err != nil {
+		return sample{}, err
+	}
+	lat, err := load(ctx, t.addr, rate)
+	if err != nil {
+		return sample{}, err
+	}
+	after, err := cpuTime(t.pid)
+	return sample{quantile(lat, .5), quantile(lat, .99), float64(after-before) / 1e3 / float64(len(lat))}, err
+}
+
+// gatewayRows tells the direct latency, what each proxy adds to it, and what
+// each takes of a processor. The first target is the direct one.
+func gatewayRows(rate string, targets []target, rounds []map[string]sample) []row {
+	var rows []row
+	for _, figure := range []struct {
+		name  string
+		added bool
+		of    func(sample) float64
+	}{
+		{"median", true, func(s sample) float64 { return s.median }},
+		{"p99", true, func(s sample) float64 { return s.p99 }},
+		{"processor time a request", false, func(s sample) float64 { return s.cpu }},
+	} {
+		nginx := 0.0
+		for i, t := range targets {
+			name := rate + figure.name
+			var values []float64
+			for _, round := range rounds {
+				v := figure.of(round[t.name])
+				if figure.added && i > 0 {
+					name = rate + "added " + figure.name
+					v -= figure.of(round[targets[0].name])
+				}
+				values = append(values, v)
+			}
+			r := spread(name, t.name, "us", values)
+			switch {
+			case t.name == "nginx":
+				nginx = r.Value
+			case i > 0 && nginx > 0:
+				r.Note = fmt.Sprintf("%.2f x nginx", r.Value/nginx)
+			}
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+// cpuTime is how long a process and its children have run on a processor.
+func cpuTime(pid int) (time.Duration, error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	if err != nil || len(tasks) == 0 {
+		return 0, fmt.Errorf("process %d is gone", pid)
+	}
+	var total time.Duration
+	for _, task := range tasks {
+		stat, err := os.ReadFile(filepath.Join(task, "schedstat"))
+		if err != nil {
+			continue // the thread has ended
+		}
+		var ran int64
+		if _, err := fmt.Sscan(string(stat), &ran); err != nil {
+			return 0, fmt.Errorf("reading %s/schedstat: %w", task, err)
+		}
+		total += time.Duration(ran)
+		children, err := os.ReadFile(filepath.Join(task, "children"))
+		if err != nil {
+			continue
+		}
+		for field := range strings.FieldsSeq(string(children)) {
+			child, err := strconv.Atoi(field)
+			if err != nil {
+				return 0, fmt.Errorf("reading %s/children: %w", task, err)
+			}
+			ran, err := cpuTime(child)
+			if err != nil {
+				return 0, err
+			}
+			total += ran
+		}
+	}
+	return total, nil
 }
 
 // load sends requests to addr at rate a second for loadDuration, whatever
@@ -187,26 +264,26 @@ func quantile(sorted []float64, q float64) float64 {
 	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
-// startChild runs this program again as a server and returns its address.
-func startChild(ctx context.Context, args ...string) (string, error) {
+// startChild runs this program again as a server.
+func startChild(ctx context.Context, args ...string) (target, error) {
 	exe, err := os.Executable()
 	if err != nil {
-		return "", err
+		return target{}, err
 	}
 	cmd := exec.CommandContext(ctx, exe, args...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return "", err
+		return target{}, err
 	}
 	if err := cmd.Start(); err != nil {
-		return "", err
+		return target{}, err
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		return "", fmt.Errorf("waiting for its address: %w", err)
+		return target{}, fmt.Errorf("waiting for its address: %w", err)
 	}
-	return strings.TrimSpace(line), nil
+	return target{addr: strings.TrimSpace(line), pid: cmd.Process.Pid}, nil
 }
 
 func serveChild(mode string, args []string) error {
@@ -253,7 +330,7 @@ func (f fixed) Watch(ctx context.Context, update func([]catalog.Instance)) error
 	return ctx.Err()
 }
 
-func startNginx(ctx context.Context, dir, backend string) (string, error) {
+func startNginx(ctx context.Context, dir, backend string) (target, error) {
 	conf := `daemon off; worker_processes 1; error_log stderr crit; pid %[1]s/nginx.pid;
 events { worker_connections 1024; }
 http {
@@ -265,7 +342,7 @@ http {
 	return startProxy(ctx, filepath.Join(dir, "nginx.conf"), conf, dir, backend, "nginx", "-c", filepath.Join(dir, "nginx.conf"), "-p", dir)
 }
 
-func startHaproxy(ctx context.Context, dir, backend string) (string, error) {
+func startHaproxy(ctx context.Context, dir, backend string) (target, error) {
 	conf := `# %[1]s
 defaults
   mode http
@@ -283,35 +360,35 @@ backend b
 	return startProxy(ctx, filepath.Join(dir, "haproxy.cfg"), conf, dir, backend, "haproxy", "-db", "-f", filepath.Join(dir, "haproxy.cfg"))
 }
 
-func startProxy(ctx context.Context, file, conf, dir, backend string, command ...string) (string, error) {
+func startProxy(ctx context.Context, file, conf, dir, backend string, command ...string) (target, error) {
 	path, err := exec.LookPath(command[0])
 	if err != nil {
 		if path, err = exec.LookPath("/usr/sbin/" + command[0]); err != nil {
-			return "", exec.ErrNotFound
+			return target{}, exec.ErrNotFound
 		}
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", err
+		return target{}, err
 	}
 	addr := ln.Addr().String()
 	_ = ln.Close()
 	if err := os.WriteFile(file, fmt.Appendf(nil, conf, dir, backend, addr), 0o600); err != nil {
-		return "", err
+		return target{}, err
 	}
 	cmd := exec.CommandContext(ctx, path, command[1:]...)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
-		return "", err
+		return target{}, err
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			_ = c.Close()
-			return addr, nil
+			return target{addr: addr, pid: cmd.Process.Pid}, nil
 		}
 		if time.Now().After(deadline) {
-			return "", err
+			return target{}, err
 		}
 	}
 }
