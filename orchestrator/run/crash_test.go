@@ -206,13 +206,23 @@ func (w *world) startedOnce() {
 }
 
 func TestKillAtEveryEffect(t *testing.T) {
+	t.Run("the endpoint serves", func(t *testing.T) { killAtEveryEffect(t, (*world).playEverything) })
+	t.Run("the endpoint fails", func(t *testing.T) {
+		killAtEveryEffect(t, func(w *world) {
+			w.playEverything()
+			w.task("endpoint.digits", exits(1))
+		})
+	})
+}
+
+func killAtEveryEffect(t *testing.T, play func(*world)) {
 	undisturbed := newWorld(t)
-	undisturbed.playEverything()
+	play(undisturbed)
 	undisturbed.open(nil)
 	s := undisturbed.submission(everything, "raw.csv")
 	s.Key = "k"
 	want := essence(undisturbed.finish(s))
-	if got, want := want["run"], "failed step.extra failed: it exited with code 7"; got != want {
+	if got, want := want["run"], "failed step.extra failed: it exited with code 7"; !strings.HasPrefix(got, want) {
 		t.Fatalf("undisturbed, the run ended %q, want %q", got, want)
 	}
 
@@ -220,7 +230,7 @@ func TestKillAtEveryEffect(t *testing.T) {
 	for _, after := range []bool{false, true} {
 		for n := 1; ; n++ {
 			w := makeWorld(t, t.TempDir())
-			w.playEverything()
+			play(w)
 			s := w.submission(everything, "raw.csv")
 			s.Key = "k"
 			d := dieAt(n, after)
@@ -277,6 +287,89 @@ func TestKillAtEveryEffect(t *testing.T) {
 	t.Logf("killed at %d places", len(places))
 	if len(places) < 30 {
 		t.Errorf("killed at %d places only: %v", len(places), places)
+	}
+}
+
+// A cancel that was confirmed is carried out, wherever the engine is killed.
+func TestKillAtEveryEffectOfACancel(t *testing.T) {
+	const source = `
+pipeline "p" {}
+step "a" { command = ["a"] }
+step "b" {
+  command    = ["b"]
+  depends_on = [step.a]
+}
+step "clean" {
+  command = ["clean"]
+  on_exit = true
+}
+`
+	want := map[pipeline.NodeID]run.Phase{"step.a": run.Cancelled, "step.b": run.Cancelled, "step.clean": run.Succeeded}
+	for _, after := range []bool{false, true} {
+		for n := 1; ; n++ {
+			w := makeWorld(t, t.TempDir())
+			w.task("step.a", untilStopped)
+			d := dieAt(1<<30, after)
+			w.cluster.Fault(func(when, call, job string) error {
+				if (when == "after") == after && (call == "Register" || call == "Stop") {
+					return d.effect(call, func() error { return nil })
+				}
+				if d.isDead() {
+					return errDead
+				}
+				return nil
+			})
+			w.open(func(s run.Store) run.Store { return dyingStore{s, d} })
+			id := w.submit(source)
+			w.until(id, "step.a running", reaches("step.a", run.Running))
+			d.mu.Lock()
+			d.left = n
+			d.mu.Unlock()
+			ctx, cancel := context.WithTimeout(t.Context(), deadline)
+			answer := make(chan error, 1)
+			go func() { answer <- w.engine.Cancel(ctx, id, "bob") }()
+			var confirmed bool
+			select {
+			case err := <-answer:
+				confirmed = err == nil
+			case <-d.dead:
+			}
+			if confirmed {
+				events, err := w.engine.Watch(ctx, id, 0)
+				for err == nil {
+					select {
+					case _, ok := <-events:
+						if ok {
+							continue
+						}
+					case <-d.dead:
+					}
+					break
+				}
+			}
+			cancel()
+			w.shut()
+			survived := !d.isDead()
+			w.cluster.Fault(nil)
+			w.open(nil)
+			if !confirmed {
+				// Nobody was told that it is cancelled, so it is asked for again.
+				_ = w.engine.Cancel(t.Context(), id, "bob")
+			}
+			r := w.wait(id)
+			got := phases(r)
+			if !confirmed && got["step.clean"] == run.Cancelled {
+				got["step.clean"] = run.Succeeded // the second cancel has ended that, too
+			}
+			if diff := cmp.Diff(want, got); diff != "" || r.Phase != run.Cancelled {
+				t.Fatalf("killed %s (effect %d): (-want +got):\n%s%s", d.where, n, diff, describe(r))
+			}
+			w.startedOnce()
+			w.close()
+			if survived {
+				break
+			}
+		}
 	}
 }
 

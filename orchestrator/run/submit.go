@@ -204,7 +204,7 @@ func (m cancel) apply(a *actor) {
 	for _, at := range a.open {
 		n := at.task.node
 		if n.Kind != pipeline.KindEndpoint && (!n.def.OnExit || again) {
-			at.Cancelled = at.Stopping == ""
+			at.Cancelled = at.Cancelled || at.Stopping == ""
 			a.halt(at, reason)
 		}
 	}
