@@ -50,6 +50,7 @@ const patience = 30 * time.Second
 // node is a machine with the plugin, as an agent sees it.
 type node struct {
 	t      testing.TB
+	path   string // of the plugin
 	dir    string
 	config map[string]any
 	spec   *schema.Spec
@@ -63,7 +64,7 @@ type node struct {
 // newNode launches the plugin. Config is added to the plugin's config block.
 func newNode(t testing.TB, config map[string]any) *node {
 	t.Helper()
-	n := &node{t: t, dir: t.TempDir(), config: map[string]any{}}
+	n := &node{t: t, path: binary, dir: t.TempDir(), config: map[string]any{}}
 	n.config["state_dir"] = filepath.Join(n.dir, "state")
 	for k, v := range config {
 		n.config[k] = v
@@ -94,7 +95,7 @@ func (n *node) ctx() context.Context {
 // launch starts the plugin as an agent does for the third time.
 func (n *node) launch() {
 	n.t.Helper()
-	p, err := host.Launch(n.ctx(), host.Config{Path: binary, Env: []string{"AGENT_SECRET=hush", "GORACE=halt_on_error=1"}})
+	p, err := host.Launch(n.ctx(), host.Config{Path: n.path, Env: []string{"AGENT_SECRET=hush", "GORACE=halt_on_error=1"}})
 	if err != nil {
 		n.t.Fatal(err)
 	}

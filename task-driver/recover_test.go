@@ -61,6 +61,42 @@ func TestTaskOutlivesThePlugin(t *testing.T) {
 	ranOnce(t, c)
 }
 
+// A plugin whose file is replaced under it still starts tasks, and the new one
+// takes them up.
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, nil)
+	n.crash()
+	n.path = filepath.Join(n.dir, "nomad-driver-ml")
+	install := func() {
+		t.Helper()
+		b, err := os.ReadFile(binary)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(n.path+".new", b, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(n.path+".new", n.path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	install()
+	n.launch()
+	install()
+	c := n.task(shell(slow))
+	h := n.start(c)
+	n.crash()
+	n.launch()
+	if err := n.recover(h); err != nil {
+		t.Fatal(err)
+	}
+	release(t, c)
+	if exit := n.wait(c); exit.ExitCode != 42 {
+		t.Errorf("exit = %+v, want 42", exit)
+	}
+}
+
 // B16 a: an exit while no plugin runs is delivered, and the command not run
 // again.
 func TestExitWhileThePluginIsDown(t *testing.T) {

@@ -88,8 +88,8 @@ func (k *keeper) sealNew(ctx context.Context) {
 		k.s.event("checkpoints-unreadable", "The checkpoint folder can't be read: "+err.Error(), nil)
 		return
 	}
-	for _, name := range found.Odd {
-		k.s.event("odd-"+name, fmt.Sprintf("%q in the checkpoint folder is ignored: a checkpoint is named step-<number>, without leading zeros", name), nil)
+	for _, name := range found.Odd { // told of the first one only
+		k.s.event("odd", fmt.Sprintf("%q in the checkpoint folder is ignored: a checkpoint is named step-<number>, without leading zeros", name), nil)
 	}
 	for _, step := range found.Unsealed {
 		if ctx.Err() != nil {

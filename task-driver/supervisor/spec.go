@@ -68,7 +68,7 @@ func readSpec(r io.Reader) (Spec, error) {
 	}
 	var s Spec
 	if err := json.Unmarshal(b, &s); err != nil {
-		return Spec{}, fmt.Errorf("reading the order: %w", err)
+		return Spec{}, fmt.Errorf("reading the order, which the driver writes: %w", err)
 	}
 	if len(s.Argv) == 0 {
 		return Spec{}, errors.New("reading the order: no command in it")

@@ -77,10 +77,6 @@ func Main(stateDir string) int {
 	}
 	signal.Notify(s.timeUp, TimeUp)
 	answer := os.NewFile(readyFD, "ready")
-	if answer == nil {
-		log.Error("a supervisor is started by the driver only")
-		return 2
-	}
 	err := s.prepare()
 	if err == nil {
 		err = s.start()
@@ -145,22 +141,21 @@ func (s *supervisor) start() error {
 	stdout.Close()
 	stderr.Close()
 	s.started = time.Now().UTC()
+	// Not reaped yet, it keeps its PID even if it has ended.
+	s.command, err = process.Of(cmd.Process.Pid)
 	go s.reap(cmd.Process.Pid)
-	if err := s.setRunning(cmd.Process.Pid); err != nil {
-		s.endTree()
-		return err
+	if err == nil {
+		err = s.setRunning()
+	}
+	if err != nil {
+		return errors.Join(err, s.endTree())
 	}
 	return nil
 }
 
-func (s *supervisor) setRunning(pid int) error {
+func (s *supervisor) setRunning() error {
 	self, err := process.Of(os.Getpid())
 	if err != nil {
-		return err
-	}
-	// A command that has ended at once is still there as a zombie or has been
-	// reaped; in either case nothing is left to signal.
-	if s.command, err = process.Of(pid); err != nil && !errors.Is(err, process.ErrGone) {
 		return err
 	}
 	return s.dir.SetRunning(task.Running{

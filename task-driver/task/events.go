@@ -27,6 +27,10 @@ type Event struct {
 	Details map[string]string `json:"details,omitempty"`
 }
 
+// maxJournal bounds a task's events, in bytes: a task that makes checkpoints
+// without end has them sealed, but not told of without end.
+const maxJournal = 4 << 20
+
 // Journal writes a task's events. The driver writes until the supervisor runs,
 // and from then on only the supervisor does.
 type Journal struct {
@@ -55,13 +59,19 @@ func (d Dir) Journal() (*Journal, error) {
 	return j, nil
 }
 
+// keyFull is the key of the last event that a Journal takes.
+const keyFull = "full"
+
 // Add writes an event, unless there is one with its key. It is safe for
 // concurrent use.
 func (j *Journal) Add(key, message string, details map[string]string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.keys[key] {
+	if j.keys[key] || j.keys[keyFull] {
 		return nil
+	}
+	if info, err := os.Stat(j.file); err == nil && info.Size() > maxJournal {
+		key, message, details = keyFull, "No more events of this task are shown: there are too many", nil
 	}
 	line, err := json.Marshal(Event{Key: key, Time: j.now().UTC(), Message: message, Details: details})
 	if err != nil {

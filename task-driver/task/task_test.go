@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -189,6 +190,28 @@ func TestEventsComeOnce(t *testing.T) {
 	}
 	if got, want := collect(t, r), []string{"message e", "message f"}; !slices.Equal(got, want) {
 		t.Errorf("events = %q, want %q", got, want)
+	}
+}
+
+func TestEventsAreBounded(t *testing.T) {
+	d := newDir(t)
+	j, err := d.Journal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := strings.Repeat("x", 1<<20)
+	for i := range 20 {
+		if err := j.Add(strconv.Itoa(i), long, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := d.Reader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := collect(t, r)
+	if len(got) > 6 || !strings.HasPrefix(got[len(got)-1], "No more events") {
+		t.Errorf("%d events, the last of which is %.40q", len(got), got[len(got)-1])
 	}
 }
 
