@@ -12,6 +12,7 @@ import (
 	"github.com/drover-ml/drover/internal/artifact"
 	"github.com/drover-ml/drover/orchestrator/api"
 	"github.com/drover-ml/drover/orchestrator/api/client"
+	"github.com/drover-ml/drover/orchestrator/cli/show"
 	"github.com/drover-ml/drover/orchestrator/cli/term"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/run"
@@ -76,7 +77,7 @@ func (a *app) artifactsListCmd() *cobra.Command {
 			for _, r := range rows {
 				size := ""
 				if r.Use == "output" {
-					size = bytesOf(r.Bytes)
+					size = show.Bytes(r.Bytes)
 				}
 				t.Row(r.Step, r.Use, r.Name, r.Digest, r.Kind, size)
 			}
@@ -100,7 +101,7 @@ func artifactsOf(nodes []run.Node) []listed {
 		}
 		for _, t := range n.Trials {
 			for _, name := range slices.Sorted(maps.Keys(t.Outputs)) {
-				rows = append(rows, listed{taskName(n.ID, &t.Index), "output", name, t.Outputs[name]})
+				rows = append(rows, listed{show.TaskName(n.ID, &t.Index), "output", name, t.Outputs[name]})
 			}
 		}
 	}
@@ -181,7 +182,7 @@ func (a *app) printArtifact(stored api.Artifact, origin run.Lineage) {
 	fields := []string{
 		"Digest", stored.Digest,
 		"Kind", stored.Kind,
-		"Size", fmt.Sprintf("%s in %s", bytesOf(stored.Bytes), count(stored.FileCount, "file")),
+		"Size", fmt.Sprintf("%s in %s", show.Bytes(stored.Bytes), show.Count(stored.FileCount, "file")),
 	}
 	add := func(name string, uses []run.Use) {
 		for _, u := range uses {
@@ -204,13 +205,13 @@ func (a *app) printArtifact(stored api.Artifact, origin run.Lineage) {
 			t.Row(term.Clean(f.Path), "", "-> "+term.Clean(f.Link))
 			continue
 		}
-		t.Row(term.Clean(f.Path), bytesOf(f.Bytes), shortDigest(f.Digest))
+		t.Row(term.Clean(f.Path), show.Bytes(f.Bytes), show.Digest(f.Digest))
 	}
 	a.screen.Print(t)
 }
 
 func useOf(u run.Use) string {
-	text := fmt.Sprintf("%s of run %s, as %s", taskName(u.Node, u.Trial), u.Run, u.Name)
+	text := fmt.Sprintf("%s of run %s, as %s", show.TaskName(u.Node, u.Trial), u.Run, u.Name)
 	if u.Cached != "" {
 		text += fmt.Sprintf(" (taken over from run %s)", u.Cached)
 	}
@@ -242,13 +243,13 @@ there and verified.`,
 			case len(args) == 3:
 				dest = args[2]
 			default:
-				dest = shortDigest(digest)
+				dest = show.Digest(digest)
 			}
 			m, err := c.Download(cmd.Context(), digest, dest)
 			if err != nil {
 				return err
 			}
-			a.screen.Printf("%s: %s in %s, verified.\n", dest, bytesOf(m.Bytes()), count(len(m.Files), "file"))
+			a.screen.Printf("%s: %s in %s, verified.\n", dest, show.Bytes(m.Bytes()), show.Count(len(m.Files), "file"))
 			return nil
 		},
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/drover-ml/drover/orchestrator/cli/show"
 	"github.com/drover-ml/drover/orchestrator/cli/term"
 	"github.com/drover-ml/drover/orchestrator/registry"
 )
@@ -55,7 +56,7 @@ func (a *app) endpointsListCmd() *cobra.Command {
 			}
 			t := term.NewTable("ENDPOINT", "STATUS", "MODEL", "REVISION", "RUN", "UPDATED", "REASON")
 			for _, e := range endpoints {
-				t.Row(e.Name, a.endpointStatus(e), servedModel(e), versionlessNumber(e.Revision), e.Run, ago(e.Updated, a.Now()), term.Clean(firstLine(e.Reason)))
+				t.Row(e.Name, a.endpointStatus(e), servedModel(e), versionlessNumber(e.Revision), e.Run, show.Ago(e.Updated, a.Now()), term.Clean(show.FirstLine(e.Reason)))
 			}
 			a.screen.Print(t)
 			return nil
@@ -119,7 +120,7 @@ func (a *app) endpointsShowCmd() *cobra.Command {
 				"Run", e.Run,
 				"Nomad job", e.JobID,
 				"Nomad service", e.Service,
-				"Updated", stamp(&e.Updated),
+				"Updated", show.Stamp(&e.Updated),
 				"URL", a.gatewayURL()+"/v2/models/"+url.PathEscape(e.Name)+"/infer",
 			)
 			return nil
@@ -279,7 +280,7 @@ func (a *app) predictInput(name string) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("reading the input: %w", err)
 	case len(body) > maxPredictInput:
-		return nil, fmt.Errorf("the input is larger than %s", bytesOf(maxPredictInput))
+		return nil, fmt.Errorf("the input is larger than %s", show.Bytes(maxPredictInput))
 	case !json.Valid(body):
 		return nil, fmt.Errorf("the input %s is not JSON", name)
 	}

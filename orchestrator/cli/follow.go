@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/drover-ml/drover/orchestrator/api/client"
+	"github.com/drover-ml/drover/orchestrator/cli/show"
 	"github.com/drover-ml/drover/orchestrator/cli/term"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
@@ -153,53 +154,11 @@ func (f *follower) draw() {
 		return
 	}
 	_, height := f.screen.Size()
-	lines := append([]string{""}, fit(f.screen, f.run, f.Now(), height-3)...)
+	lines := append([]string{""}, show.Fit(f.screen, f.run, f.Now(), height-3)...)
 	if f.silent != nil {
 		lines = append(lines, f.screen.Paint(term.Yellow, f.silent.Error()+"; trying again"))
 	}
 	f.screen.Draw(lines)
-}
-
-// fit makes a run's table no higher than height: if there are more nodes, those
-// that are under way come first, and the rest is counted.
-func fit(s *term.Screen, r run.Run, now time.Time, height int) []string {
-	lines := nodeTable(s, r, now).Lines()
-	if len(lines) <= height || height < 4 {
-		return lines
-	}
-	room := height - 2 // header and the line that counts
-	var active, rest []run.Node
-	for _, n := range r.Nodes {
-		if n.Phase == run.Running || n.Phase == run.Queued || n.Phase == run.Failed {
-			active = append(active, n)
-		} else {
-			rest = append(rest, n)
-		}
-	}
-	shown := r
-	shown.Nodes = append(active, rest...)
-	left := shown.Nodes[min(room, len(shown.Nodes)):]
-	shown.Nodes = shown.Nodes[:min(room, len(shown.Nodes))]
-	counts := map[run.Phase]int{}
-	for _, n := range left {
-		counts[n.Phase]++
-	}
-	return append(nodeTable(s, shown, now).Lines(), "… and "+phaseCounts(counts))
-}
-
-// phaseCounts writes how many nodes are in each phase.
-func phaseCounts(counts map[run.Phase]int) string {
-	text := ""
-	for _, p := range []run.Phase{run.Running, run.Queued, run.Waiting, run.Succeeded, run.Failed, run.Skipped, run.Cancelled} {
-		if counts[p] == 0 {
-			continue
-		}
-		if text != "" {
-			text += ", "
-		}
-		text += fmt.Sprintf("%d %s", counts[p], p)
-	}
-	return text
 }
 
 // lines prints a line for each node, trial and reason that has changed.
@@ -209,47 +168,13 @@ func (f *follower) lines() {
 		if n.Phase == run.Waiting {
 			continue
 		}
-		f.line(string(n.ID), n.Phase, took(n.Started, n.Ended), joined(progressAtEnd(n), detail(n)))
+		f.line(string(n.ID), n.Phase, show.Took(n.Started, n.Ended), show.Joined(show.Outcome(n), show.Detail(n)))
 		for _, t := range n.Trials {
 			if t.Phase.Ended() {
-				f.line(taskName(n.ID, &t.Index), t.Phase, took(t.Started, t.Ended), joined(trialProgress(t), trialDetail(t)))
+				f.line(show.TaskName(n.ID, &t.Index), t.Phase, show.Took(t.Started, t.Ended), show.Joined(show.TrialProgress(t), show.TrialDetail(t)))
 			}
 		}
 	}
-}
-
-// progressAtEnd leaves numbers that change all the time out of lines.
-func progressAtEnd(n *run.Node) string {
-	if !n.Phase.Ended() {
-		return ""
-	}
-	return progress(n)
-}
-
-func trialProgress(t run.Trial) string {
-	text := ""
-	if t.Cached != "" {
-		text = "cached"
-	}
-	for _, m := range topMetrics(t.Metrics, 2) {
-		text = joinWords(text, m)
-	}
-	return text
-}
-
-func trialDetail(t run.Trial) string {
-	if t.Cached != "" {
-		return "from run " + string(t.Cached)
-	}
-	return firstLine(t.Reason)
-}
-
-// took is how long something took that has ended.
-func took(start, end *time.Time) string {
-	if end == nil {
-		return ""
-	}
-	return between(start, end, *end)
 }
 
 func (f *follower) line(name string, phase run.Phase, took, text string) {
@@ -275,25 +200,11 @@ func (f *follower) failures() {
 				continue
 			}
 			f.told[key] = true
-			for _, line := range failure(f.screen, n.ID, at) {
+			for _, line := range show.Failure(f.screen, n.ID, at) {
 				f.screen.Printf("%s\n", line)
 			}
 		}
 	}
-}
-
-func joined(a, b string) string {
-	if a != "" && b != "" {
-		return a + "; " + b
-	}
-	return a + b
-}
-
-func joinWords(a, b string) string {
-	if a != "" && b != "" {
-		return a + " " + b
-	}
-	return a + b
 }
 
 // detached tells how to come back to a run that goes on.

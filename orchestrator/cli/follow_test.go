@@ -103,30 +103,6 @@ func standing(out string) string {
 	return "it does not end"
 }
 
-func TestLargeRunsFitTheTerminal(t *testing.T) {
-	r := run.Run{}
-	for i := range 100 {
-		n := run.Node{ID: pipeline.NodeID(fmt.Sprintf("step.s%d", i)), Phase: run.Waiting}
-		switch {
-		case i < 90:
-			n.Phase = run.Succeeded
-		case i < 93:
-			n.Phase = run.Running
-		}
-		r.Nodes = append(r.Nodes, n)
-	}
-	lines := fit(term.New(io.Discard, func(string) string { return "" }), r, time.Now(), 10)
-	if len(lines) != 10 {
-		t.Errorf("%d lines, want 10", len(lines))
-	}
-	text := strings.Join(lines, "\n")
-	for _, want := range []string{"step.s90", "step.s91", "step.s92", "… and 7 waiting, 85 succeeded"} {
-		if !strings.Contains(text, want) {
-			t.Errorf("no %q in\n%s", want, text)
-		}
-	}
-}
-
 func newRoot() *cobra.Command {
 	a := &app{IO: IO{Out: io.Discard, Err: io.Discard, Getenv: func(string) string { return "" }, Now: time.Now}}
 	a.screen, a.errScreen = term.New(io.Discard, a.Getenv), term.New(io.Discard, a.Getenv)
@@ -187,33 +163,6 @@ func TestNormalizeArgsTwiceIsOnce(t *testing.T) {
 		}
 	})
 }
-
-func TestDurations(t *testing.T) {
-	tests := map[time.Duration]string{
-		0: "", -time.Second: "", 100 * time.Millisecond: "0.1s", 9900 * time.Millisecond: "9.9s", 59 * time.Second: "59s",
-		61 * time.Second: "1m01s", 3661 * time.Second: "1h01m", 49 * time.Hour: "2d01h",
-	}
-	for d, want := range tests {
-		if got := duration(d); got != want {
-			t.Errorf("duration(%v) = %q, want %q", d, got, want)
-		}
-	}
-}
-
-func TestNumbersKeepTheirMeaning(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		v := rapid.Float64Range(-1e12, 1e12).Draw(t, "v")
-		var got float64
-		if _, err := fmt.Sscan(number(v), &got); err != nil {
-			t.Fatalf("%q: %v", number(v), err)
-		}
-		if diff := got - v; diff > 1e-4*abs(v) || -diff > 1e-4*abs(v) {
-			t.Errorf("%v is written %q", v, number(v))
-		}
-	})
-}
-
-func abs(v float64) float64 { return max(v, -v) }
 
 func TestQuietFollowEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())

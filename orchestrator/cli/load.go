@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/drover-ml/drover/orchestrator/api/client"
+	"github.com/drover-ml/drover/orchestrator/cli/show"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
@@ -166,19 +167,11 @@ func (a *app) printDiagnostics(f *file, diags hcl.Diagnostics) {
 		}
 	}
 	if errs > 0 {
-		fmt.Fprintf(a.Err, "\n%s: %s.\n", f.name, count(errs, "problem"))
+		fmt.Fprintf(a.Err, "\n%s: %s.\n", f.name, show.Count(errs, "problem"))
 	}
 }
 
 // diagnosticsOf are diagnostics for programs.
 func diagnosticsOf(f *file, diags hcl.Diagnostics) []pipeline.Diagnostic {
 	return pipeline.Describe(diags, map[string][]byte{f.name: f.source})
-}
-
-// count writes a number of things.
-func count(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
 }

@@ -3,15 +3,13 @@ package cli
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/drover-ml/drover/orchestrator/api/client"
+	"github.com/drover-ml/drover/orchestrator/cli/show"
 	"github.com/drover-ml/drover/orchestrator/cli/term"
-	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
 
@@ -75,7 +73,7 @@ func (a *app) printHistory(points []run.MetricPoint) {
 	t := term.NewTable("STEP", "METRIC", "AT", "VALUE", "TIME").Right(2, 3)
 	for _, p := range points {
 		at := p.Time
-		t.Row(taskName(p.Node, p.Trial), term.Clean(p.Metric), fmt.Sprint(p.Step), number(p.Value), stamp(&at))
+		t.Row(show.TaskName(p.Node, p.Trial), term.Clean(p.Metric), fmt.Sprint(p.Step), show.Number(p.Value), show.Stamp(&at))
 	}
 	a.screen.Print(t)
 }
@@ -93,10 +91,10 @@ func (a *app) printExtremes(points []run.MetricPoint) {
 	var all []*extremes
 	byName := map[string]*extremes{}
 	for _, p := range points {
-		key := taskName(p.Node, p.Trial) + "\x00" + p.Metric
+		key := show.TaskName(p.Node, p.Trial) + "\x00" + p.Metric
 		e := byName[key]
 		if e == nil {
-			e = &extremes{name: taskName(p.Node, p.Trial), metric: p.Metric, first: p.Value, least: p.Value, most: p.Value}
+			e = &extremes{name: show.TaskName(p.Node, p.Trial), metric: p.Metric, first: p.Value, least: p.Value, most: p.Value}
 			byName[key] = e
 			all = append(all, e)
 		}
@@ -110,7 +108,7 @@ func (a *app) printExtremes(points []run.MetricPoint) {
 	}
 	t := term.NewTable("STEP", "METRIC", "LAST", "AT", "FIRST", "MIN", "MAX", "VALUES").Right(2, 3, 4, 5, 6, 7)
 	for _, e := range all {
-		t.Row(e.name, term.Clean(e.metric), number(e.last), fmt.Sprint(e.at), number(e.first), number(e.least), number(e.most), fmt.Sprint(e.points))
+		t.Row(e.name, term.Clean(e.metric), show.Number(e.last), fmt.Sprint(e.at), show.Number(e.first), show.Number(e.least), show.Number(e.most), fmt.Sprint(e.points))
 	}
 	a.screen.Print(t)
 }
@@ -142,7 +140,7 @@ side. Rows that are equal in all of them are left out; -all shows them too.`,
 			if err != nil {
 				return err
 			}
-			rows := comparison(runs, opts.all)
+			rows := show.Compare(runs, opts.all)
 			if opts.asJSON {
 				return a.printJSON(rows)
 			}
@@ -167,76 +165,7 @@ func getRuns(ctx context.Context, c *client.Client, ids []string) ([]run.Run, er
 	return runs, nil
 }
 
-// compared is a row of a comparison: something that runs have, and what each of
-// them has.
-type compared struct {
-	Kind   string `json:"kind"` // run, variable, param, metric, output, gate or model
-	Step   string `json:"step,omitempty"`
-	Name   string `json:"name"`
-	Values []any  `json:"values"` // nil where a run does not have it
-}
-
-// comparison puts runs side by side.
-func comparison(runs []run.Run, all bool) []compared {
-	rows := []compared{}
-	index := map[[3]string]int{}
-	set := func(i int, kind, step, name string, v any) {
-		key := [3]string{kind, step, name}
-		at, ok := index[key]
-		if !ok {
-			at = len(rows)
-			index[key] = at
-			rows = append(rows, compared{Kind: kind, Step: step, Name: name, Values: make([]any, len(runs))})
-		}
-		rows[at].Values[i] = v
-	}
-	for i, r := range runs {
-		set(i, "run", "", "phase", string(r.Phase))
-		if r.Started != nil && r.Ended != nil {
-			set(i, "run", "", "seconds", r.Ended.Sub(*r.Started).Seconds())
-		}
-		for _, k := range slices.Sorted(maps.Keys(r.Variables)) {
-			set(i, "variable", "", k, r.Variables[k])
-		}
-		for j := range r.Nodes {
-			compareNode(&r.Nodes[j], func(kind, name string, v any) { set(i, kind, string(r.Nodes[j].ID), name, v) })
-		}
-	}
-	if all {
-		return rows
-	}
-	return slices.DeleteFunc(rows, func(c compared) bool {
-		for _, v := range c.Values[1:] {
-			if value(v) != value(c.Values[0]) {
-				return false
-			}
-		}
-		return true
-	})
-}
-
-func compareNode(n *run.Node, set func(kind, name string, v any)) {
-	if n.Kind == pipeline.KindModel {
-		if n.Version > 0 {
-			set("model", "version", float64(n.Version))
-		}
-		return // its metrics and files are its steps'
-	}
-	for _, k := range slices.Sorted(maps.Keys(n.Params)) {
-		set("param", k, n.Params[k])
-	}
-	for _, k := range slices.Sorted(maps.Keys(n.Metrics)) {
-		set("metric", k, n.Metrics[k])
-	}
-	for _, k := range slices.Sorted(maps.Keys(n.Outputs)) {
-		set("output", k, shortDigest(n.Outputs[k].Digest))
-	}
-	if n.Gate != nil {
-		set("gate", "verdict", verdictWord(n.Gate))
-	}
-}
-
-func (a *app) printComparison(runs []run.Run, rows []compared) {
+func (a *app) printComparison(runs []run.Run, rows []show.Row) {
 	if len(rows) == 0 {
 		a.screen.Printf("These runs have the same parameters and metrics; -all shows them.\n")
 		return
@@ -252,7 +181,7 @@ func (a *app) printComparison(runs []run.Run, rows []compared) {
 			if v == nil {
 				cells = append(cells, "")
 			} else {
-				cells = append(cells, term.Clean(value(v)))
+				cells = append(cells, term.Clean(show.Value(v)))
 			}
 		}
 		t.Row(cells...)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/drover-ml/drover/orchestrator/cli/show"
 	"github.com/drover-ml/drover/orchestrator/cli/term"
 	"github.com/drover-ml/drover/orchestrator/registry"
 )
@@ -50,7 +51,7 @@ func (a *app) modelsListCmd() *cobra.Command {
 			}
 			t := term.NewTable("MODEL", "LATEST", "ALIASES", "UPDATED")
 			for _, m := range models {
-				t.Row(m.Name, fmt.Sprintf("v%d", m.Latest), aliases(m.Aliases), ago(m.Updated, a.Now()))
+				t.Row(m.Name, fmt.Sprintf("v%d", m.Latest), aliases(m.Aliases), show.Ago(m.Updated, a.Now()))
 			}
 			a.screen.Print(t)
 			return nil
@@ -100,8 +101,8 @@ func (a *app) modelsShowCmd() *cobra.Command {
 			}
 			t := term.NewTable("VERSION", "ALIASES", "RUN", "SOURCE", "CREATED", "METRICS")
 			for _, v := range versions {
-				t.Row(fmt.Sprintf("v%d", v.Number), strings.Join(v.Aliases, " "), v.Run, v.Source, ago(v.Created, a.Now()),
-					strings.Join(topMetrics(v.Metrics, 3), " "))
+				t.Row(fmt.Sprintf("v%d", v.Number), strings.Join(v.Aliases, " "), v.Run, v.Source, show.Ago(v.Created, a.Now()),
+					strings.Join(show.Metrics(v.Metrics, 3), " "))
 			}
 			a.screen.Print(t)
 			return nil
@@ -132,9 +133,9 @@ func (a *app) printVersion(v registry.Version) {
 		"Pipeline", v.Pipeline,
 		"Source", v.Source,
 		"By", v.By,
-		"Created", stamp(&v.Created),
-		"Params", pairs(v.Params),
-		"Metrics", strings.Join(topMetrics(v.Metrics, len(v.Metrics)), " "),
+		"Created", show.Stamp(&v.Created),
+		"Params", show.Pairs(v.Params),
+		"Metrics", strings.Join(show.Metrics(v.Metrics, len(v.Metrics)), " "),
 	)
 	if len(v.Inputs) > 0 {
 		a.screen.Printf("\nInputs\n")
@@ -228,7 +229,7 @@ func (a *app) aliasHistoryCmd() *cobra.Command {
 			}
 			t := term.NewTable("AT", "ALIAS", "FROM", "TO", "BY", "REASON")
 			for _, m := range moves {
-				t.Row(stamp(&m.At), m.Alias, versionMark(m.From), versionMark(m.To), m.By, term.Clean(m.Reason))
+				t.Row(show.Stamp(&m.At), m.Alias, versionMark(m.From), versionMark(m.To), m.By, term.Clean(m.Reason))
 			}
 			a.screen.Print(t)
 			return nil

@@ -4,17 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/drover-ml/drover/orchestrator/api/client"
 	"github.com/drover-ml/drover/orchestrator/cli/term"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
-	"github.com/drover-ml/drover/orchestrator/run"
 )
 
 // jsonFlag adds -json.
@@ -67,113 +63,4 @@ func (a *app) printDiagnostic(d pipeline.Diagnostic) {
 	if d.Detail != "" {
 		fmt.Fprintf(a.Err, "\n%s\n", term.Clean(d.Detail))
 	}
-}
-
-// phaseColor is the colour of a phase.
-func phaseColor(p run.Phase) term.Color {
-	switch p {
-	case run.Succeeded:
-		return term.Green
-	case run.Failed:
-		return term.Red
-	case run.Running:
-		return term.Cyan
-	case run.Queued:
-		return term.Yellow
-	default:
-		return term.Dim
-	}
-}
-
-// duration writes how long something took, in two units at most.
-func duration(d time.Duration) string {
-	switch {
-	case d < 50*time.Millisecond:
-		return "" // nothing to tell
-	case d < 10*time.Second:
-		return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + "s"
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
-	case d < 24*time.Hour:
-		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
-	default:
-		return fmt.Sprintf("%dd%02dh", int(d.Hours())/24, int(d.Hours())%24)
-	}
-}
-
-// between is how long something took that may not have ended, or begun.
-func between(start, end *time.Time, now time.Time) string {
-	switch {
-	case start == nil:
-		return ""
-	case end == nil:
-		return duration(max(now.Sub(*start), 0))
-	default:
-		return duration(max(end.Sub(*start), 0))
-	}
-}
-
-// ago writes how long ago something was.
-func ago(t, now time.Time) string {
-	d := now.Sub(t)
-	switch {
-	case t.IsZero():
-		return ""
-	case d < time.Minute:
-		return fmt.Sprintf("%ds ago", max(int(d.Seconds()), 0))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm ago", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh ago", int(d.Hours()))
-	default:
-		return fmt.Sprintf("%dd ago", int(d.Hours())/24)
-	}
-}
-
-// number writes a metric or a numeric parameter, in few digits.
-func number(v float64) string {
-	if v == math.Trunc(v) && math.Abs(v) < 1e9 {
-		return strconv.FormatFloat(v, 'f', -1, 64)
-	}
-	return strconv.FormatFloat(v, 'g', 5, 64)
-}
-
-// value writes a parameter.
-func value(v any) string {
-	switch x := v.(type) {
-	case nil:
-		return "null"
-	case string:
-		return x
-	case float64:
-		return number(x)
-	default:
-		b, err := json.Marshal(v)
-		if err != nil {
-			return fmt.Sprint(v)
-		}
-		return string(b)
-	}
-}
-
-// bytesOf writes a size.
-func bytesOf(n int64) string {
-	const unit = 1024
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, i := float64(n)/unit, 0
-	for v >= unit && i < 4 {
-		v /= unit
-		i++
-	}
-	return fmt.Sprintf("%.1f %ciB", v, "KMGTP"[i])
-}
-
-// shortDigest is enough of a digest to recognize it.
-func shortDigest(d string) string {
-	hexadecimal := strings.TrimPrefix(d, "sha256:")
-	return hexadecimal[:min(len(hexadecimal), 12)]
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/drover-ml/drover/orchestrator/api/client"
+	"github.com/drover-ml/drover/orchestrator/cli/show"
 	"github.com/drover-ml/drover/orchestrator/cli/term"
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
@@ -125,7 +126,7 @@ func (a *app) printPlan(p *pipeline.Pipeline, plan run.Plan, out string) {
 	for _, n := range p.Nodes {
 		what[n.ID] = n.Summary()
 	}
-	a.screen.Fields("Pipeline", plan.Pipeline, "Variables", pairs(plan.Variables))
+	a.screen.Fields("Pipeline", plan.Pipeline, "Variables", show.Pairs(plan.Variables))
 	a.screen.Printf("\n")
 	t := term.NewTable("STEP", "ACTION", "AFTER", "WHAT")
 	var jobs []string
@@ -135,7 +136,7 @@ func (a *app) printPlan(p *pipeline.Pipeline, plan run.Plan, out string) {
 		case n.Cached != "":
 			detail = "result of run " + string(n.Cached)
 		case n.Reason != "":
-			detail = firstLine(n.Reason)
+			detail = show.FirstLine(n.Reason)
 		}
 		action := string(n.Action)
 		if n.Kind == pipeline.KindDataset {
@@ -151,7 +152,7 @@ func (a *app) printPlan(p *pipeline.Pipeline, plan run.Plan, out string) {
 		a.screen.Printf("\nNo job would be registered now.\n")
 		return
 	}
-	a.screen.Printf("\n%s would be registered now\n", count(len(jobs), "Nomad job"))
+	a.screen.Printf("\n%s would be registered now\n", show.Count(len(jobs), "Nomad job"))
 	for _, id := range jobs[:min(len(jobs), maxJobs)] {
 		a.screen.Printf("  %s\n", id)
 	}
@@ -161,7 +162,7 @@ func (a *app) printPlan(p *pipeline.Pipeline, plan run.Plan, out string) {
 	if out == "" {
 		a.screen.Printf("The jobs themselves: drover plan -out DIR, or -json\n")
 	} else {
-		a.screen.Printf("Wrote %s to %s; nomad job run -json FILE takes each of them.\n", count(len(jobs), "file"), strings.TrimSuffix(out, "/"))
+		a.screen.Printf("Wrote %s to %s; nomad job run -json FILE takes each of them.\n", show.Count(len(jobs), "file"), strings.TrimSuffix(out, "/"))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/drover-ml/drover/orchestrator/api/client"
+	"github.com/drover-ml/drover/orchestrator/cli/show"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
 
@@ -144,7 +145,7 @@ func (a *app) upload(ctx context.Context, c *client.Client, f *file, quiet bool)
 			sent = u
 			if now := time.Now(); now.Sub(shown) > 100*time.Millisecond {
 				shown = now
-				say("Uploading %s: %s of %s", p.Path, bytesOf(u.Sent), bytesOf(u.Bytes))
+				say("Uploading %s: %s of %s", p.Path, show.Bytes(u.Sent), show.Bytes(u.Bytes))
 			}
 		})
 		if err != nil {
@@ -155,9 +156,9 @@ func (a *app) upload(ctx context.Context, c *client.Client, f *file, quiet bool)
 	}
 	if !quiet && len(f.pipeline.Paths) > 0 {
 		if files == 0 {
-			a.screen.Printf("Read %s; the store has it all.\n", count(len(f.pipeline.Paths), "source"))
+			a.screen.Printf("Read %s; the store has it all.\n", show.Count(len(f.pipeline.Paths), "source"))
 		} else {
-			a.screen.Printf("Read %s and uploaded %s, %s.\n", count(len(f.pipeline.Paths), "source"), count(files, "file"), bytesOf(bytes))
+			a.screen.Printf("Read %s and uploaded %s, %s.\n", show.Count(len(f.pipeline.Paths), "source"), show.Count(files, "file"), show.Bytes(bytes))
 		}
 	}
 	return f.submission(sources), nil

@@ -6,12 +6,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/drover-ml/drover/orchestrator/api"
 	"github.com/drover-ml/drover/orchestrator/api/client"
+	"github.com/drover-ml/drover/orchestrator/cli/show"
 	"github.com/drover-ml/drover/orchestrator/cli/term"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/run"
@@ -68,8 +68,8 @@ func (a *app) printRuns(page api.RunPage) {
 	now := a.Now()
 	t := term.NewTable("RUN", "PIPELINE", "PHASE", "SUBMITTED", "TIME", "BY", "ERROR")
 	for _, r := range page.Runs {
-		t.Row(string(r.ID), r.Pipeline, a.screen.Paint(phaseColor(r.Phase), string(r.Phase)), ago(r.Submitted, now),
-			between(r.Started, r.Ended, now), r.By, term.Clean(firstLine(r.Error)))
+		t.Row(string(r.ID), r.Pipeline, a.screen.Paint(show.PhaseColor(r.Phase), string(r.Phase)), show.Ago(r.Submitted, now),
+			show.Between(r.Started, r.Ended, now), r.By, term.Clean(show.FirstLine(r.Error)))
 	}
 	a.screen.Print(t)
 	if page.Next != "" {
@@ -166,35 +166,35 @@ func (a *app) printRun(r run.Run) {
 		"Run", string(r.ID),
 		"Pipeline", r.Pipeline,
 		"Workspace", r.Workspace,
-		"Phase", a.screen.Paint(phaseColor(r.Phase), string(r.Phase)),
+		"Phase", a.screen.Paint(show.PhaseColor(r.Phase), string(r.Phase)),
 		"Error", term.Clean(r.Error),
 		"By", r.By,
-		"Submitted", stamp(&r.Submitted),
-		"Started", stamp(r.Started),
-		"Ended", stamp(r.Ended),
-		"Variables", pairs(r.Variables),
+		"Submitted", show.Stamp(&r.Submitted),
+		"Started", show.Stamp(r.Started),
+		"Ended", show.Stamp(r.Ended),
+		"Variables", show.Pairs(r.Variables),
 	)
 	a.screen.Printf("\n")
-	a.screen.Print(nodeTable(a.screen, r, a.Now()))
+	a.screen.Print(show.Nodes(a.screen, r, a.Now()))
 }
 
 func (a *app) printNode(n *run.Node) {
 	now := a.Now()
 	a.screen.Fields(
 		"Step", string(n.ID),
-		"Phase", a.screen.Paint(phaseColor(n.Phase), string(n.Phase)),
+		"Phase", a.screen.Paint(show.PhaseColor(n.Phase), string(n.Phase)),
 		"Reason", term.Clean(n.Reason),
 		"Cached from", string(n.Cached),
 		"Depends on", joinIDs(n.Depends),
-		"Started", stamp(n.Started),
-		"Time", between(n.Started, n.Ended, now),
-		"Params", pairs(n.Params),
-		"Metrics", strings.Join(topMetrics(n.Metrics, len(n.Metrics)), " "),
-		"Progress", progress(n),
+		"Started", show.Stamp(n.Started),
+		"Time", show.Between(n.Started, n.Ended, now),
+		"Params", show.Pairs(n.Params),
+		"Metrics", strings.Join(show.Metrics(n.Metrics, len(n.Metrics)), " "),
+		"Progress", show.Progress(n),
 		"Model", modelOf(n),
 		"Endpoint", n.Endpoint,
 	)
-	for _, line := range gateLines(n) {
+	for _, line := range show.GateLines(n) {
 		a.screen.Printf("%s\n", line)
 	}
 	a.printArtifacts(n)
@@ -202,8 +202,8 @@ func (a *app) printNode(n *run.Node) {
 		a.screen.Printf("\nTrials\n")
 		t := term.NewTable("TRIAL", "PHASE", "TIME", "PARAMS", "METRICS", "DETAIL")
 		for _, tr := range n.Trials {
-			t.Row(trialMark(n, tr), a.screen.Paint(phaseColor(tr.Phase), string(tr.Phase)), between(tr.Started, tr.Ended, now),
-				pairs(tr.Params), strings.Join(topMetrics(tr.Metrics, 3), " "), term.Clean(firstLine(tr.Reason)))
+			t.Row(trialMark(n, tr), a.screen.Paint(show.PhaseColor(tr.Phase), string(tr.Phase)), show.Between(tr.Started, tr.Ended, now),
+				show.Pairs(tr.Params), strings.Join(show.Metrics(tr.Metrics, 3), " "), term.Clean(show.FirstLine(tr.Reason)))
 		}
 		a.screen.Print(t)
 	}
@@ -212,7 +212,7 @@ func (a *app) printNode(n *run.Node) {
 		t := term.NewTable("ATTEMPT", "PHASE", "TIME", "NODE", "ALLOC", "JOB", "DETAIL")
 		for i := range n.Attempts {
 			at := &n.Attempts[i]
-			t.Row(attemptMark(at), a.screen.Paint(phaseColor(at.Phase), string(at.Phase)), between(at.Started, at.Ended, now),
+			t.Row(attemptMark(at), a.screen.Paint(show.PhaseColor(at.Phase), string(at.Phase)), show.Between(at.Started, at.Ended, now),
 				at.NodeName, at.AllocID[:min(8, len(at.AllocID))], at.JobID, term.Clean(attemptDetail(at)))
 		}
 		a.screen.Print(t)
@@ -220,7 +220,7 @@ func (a *app) printNode(n *run.Node) {
 	for i := range n.Attempts {
 		if at := &n.Attempts[i]; at.Phase == run.Failed {
 			a.screen.Printf("\n")
-			for _, line := range failure(a.screen, n.ID, at) {
+			for _, line := range show.Failure(a.screen, n.ID, at) {
 				a.screen.Printf("%s\n", line)
 			}
 		}
@@ -239,7 +239,7 @@ func (a *app) printArtifacts(n *run.Node) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.Outputs)) {
 		o := n.Outputs[name]
-		t.Row("output", name, o.Digest, bytesOf(o.Bytes))
+		t.Row("output", name, o.Digest, show.Bytes(o.Bytes))
 	}
 	a.screen.Print(t)
 }
@@ -260,15 +260,15 @@ func attemptMark(at *run.Attempt) string {
 }
 
 func attemptDetail(at *run.Attempt) string {
-	text := firstLine(at.Reason)
+	text := show.FirstLine(at.Reason)
 	if at.Phase == run.Failed {
-		text = firstLine(exitReason(at))
+		text = show.FirstLine(show.ExitReason(at))
 	}
 	if at.ResumedFrom != nil {
-		text = joined(text, fmt.Sprintf("resumed from step %d", *at.ResumedFrom))
+		text = show.Joined(text, fmt.Sprintf("resumed from step %d", *at.ResumedFrom))
 	}
 	if len(at.Devices) > 0 {
-		text = joined(text, "devices "+strings.Join(at.Devices, " "))
+		text = show.Joined(text, "devices "+strings.Join(at.Devices, " "))
 	}
 	return text
 }
@@ -286,21 +286,4 @@ func joinIDs(ids []pipeline.NodeID) string {
 		text[i] = string(id)
 	}
 	return strings.Join(text, " ")
-}
-
-// pairs writes names and values in order of name.
-func pairs(m map[string]any) string {
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		out = append(out, k+"="+value(m[k]))
-	}
-	return term.Clean(strings.Join(out, " "))
-}
-
-// stamp writes a moment in local time.
-func stamp(t *time.Time) string {
-	if t == nil || t.IsZero() {
-		return ""
-	}
-	return t.Local().Format("2006-01-02 15:04:05")
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/drover-ml/drover/orchestrator/cli/show"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 )
 
@@ -69,7 +70,7 @@ func kindCounts(p *pipeline.Pipeline) string {
 		if text != "" {
 			text += ", "
 		}
-		text += count(counts[k], string(k))
+		text += show.Count(counts[k], string(k))
 	}
 	return text
 }
