@@ -139,7 +139,13 @@ func (s *Server) promote(tx *state.Tx, d *api.Deployment, groups []string) error
 		}
 	}
 	d.StatusDescription = "Deployment is running"
-	return s.advance(tx, d)
+	if err := s.advance(tx, d); err != nil || !complete(d) {
+		return err
+	}
+	// Where the canaries are all that is wanted, promoting them completes the
+	// deployment, and what they replace has still to be stopped.
+	_, err := s.evaluateDeployment(tx, d)
+	return err
 }
 
 // failDeployment ends a deployment, and registers the last stable version of
