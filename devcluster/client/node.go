@@ -271,6 +271,8 @@ func (n *Node) restore() {
 			live[a.ID] = a
 		}
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	for id, stored := range n.store.allocs {
 		a := stored
 		now, still := live[id]
@@ -284,6 +286,8 @@ func (n *Node) restore() {
 			// It was given up while this node was away.
 			r.stop("allocation is not wanted on this node any more")
 		}
+	}
+	for _, r := range n.allocs { // once all are there: some wait for others
 		n.wg.Go(r.run)
 	}
 }

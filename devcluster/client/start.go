@@ -340,6 +340,11 @@ func (t *taskRunner) startOrRecover(inst instance) error {
 	}
 }
 
+// errLost means that a task that ran before a restart of the cluster does not
+// run any more, and nobody knows how it ended. It is started anew, which does
+// not count as a restart.
+var errLost = errors.New("the task was lost while the node was away")
+
 // recover takes up a task after a restart of the cluster. The driver does not
 // get its configuration again, as in Nomad.
 func (t *taskRunner) recover(inst instance, h *driver.Handle) error {
@@ -363,7 +368,7 @@ func (t *taskRunner) recover(inst instance, h *driver.Handle) error {
 		}
 		t.event(messageEvent("Failed Restoring Task", "failed to restore task; will not run until server is contacted: "+err.Error()))
 		_ = p.Driver().DestroyTask(t.r.n.ctx, h.Config.ID, true)
-		return driver.Recoverable(fmt.Errorf("recovering the task: %w", err))
+		return errLost
 	}
 }
 

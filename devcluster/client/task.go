@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -200,6 +201,10 @@ func (t *taskRunner) run() {
 		exit, startErr := t.attempt()
 		if t.r.n.ctx.Err() != nil {
 			return
+		}
+		if errors.Is(startErr, errLost) && !t.mustStop() {
+			t.keep(func(row *taskRow) { row.Config, row.Handle, row.State.State = nil, nil, "pending" })
+			continue
 		}
 		if t.ended(exit, startErr) {
 			break

@@ -103,12 +103,16 @@ func New(store *state.Store, cfg Config) (*Server, error) {
 // Store is the server's state.
 func (s *Server) Store() *state.Store { return s.store }
 
+// startGrace is how long after a start of the server a node may be silent on
+// top of the TTL: it has to start as well, and what it runs goes on meanwhile.
+const startGrace = 20 * time.Second
+
 // Run works until ctx ends.
 func (s *Server) Run(ctx context.Context) {
 	s.mu.Lock()
 	s.store.View(func(r state.Reader) {
-		for _, n := range r.Nodes() { // silence counts from now on
-			s.lastSeen[n.ID] = time.Now()
+		for _, n := range r.Nodes() {
+			s.lastSeen[n.ID] = time.Now().Add(startGrace)
 		}
 	})
 	s.mu.Unlock()

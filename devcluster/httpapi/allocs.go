@@ -15,7 +15,7 @@ func (s *Server) allocRoutes() {
 	s.read("GET /v1/allocations", func(st state.Reader, r *http.Request) result {
 		rows := slices.DeleteFunc(st.Allocs(), func(a *api.Allocation) bool { return !inNamespace(r, a.Namespace) })
 		return allocList(rows, r).result(r, st.TableIndex(state.Allocs))
-	})
+	}, state.Allocs)
 	s.read("GET /v1/allocation/{id}", func(st state.Reader, r *http.Request) result {
 		a := st.Alloc(r.PathValue("id"))
 		if a == nil {
@@ -63,7 +63,7 @@ func (s *Server) evalRoutes() {
 				q.Get("status") != "" && e.Status != q.Get("status")
 		})
 		return evalList(rows).result(r, st.TableIndex(state.Evals))
-	})
+	}, state.Evals)
 	s.read("GET /v1/evaluations/count", func(st state.Reader, r *http.Request) result {
 		rows := slices.DeleteFunc(st.Evals(), func(e *api.Evaluation) bool { return !inNamespace(r, e.Namespace) })
 		return result{value: map[string]int{"Count": len(rows)}, index: st.TableIndex(state.Evals)}
@@ -112,7 +112,7 @@ func (s *Server) deploymentRoutes() {
 	s.read("GET /v1/deployments", func(st state.Reader, r *http.Request) result {
 		rows := slices.DeleteFunc(st.Deployments(), func(d *api.Deployment) bool { return !inNamespace(r, d.Namespace) })
 		return deploymentList(rows).result(r, st.TableIndex(state.Deployments))
-	})
+	}, state.Deployments)
 	s.read("GET /v1/deployment/{id}", func(st state.Reader, r *http.Request) result {
 		d := st.Deployment(r.PathValue("id"))
 		if d == nil {

@@ -158,7 +158,7 @@ func (s *Server) serviceRoutes() {
 			return v.ServiceName != r.PathValue("name") || v.Namespace != namespace(r)
 		})
 		return serviceList(rows).result(r, st.TableIndex(state.Services))
-	})
+	}, state.Services)
 	s.write("DELETE /v1/service/{name}/{id}", func(r *http.Request) (any, uint64, error) {
 		index, err := s.Control.DeregisterService(namespace(r), r.PathValue("name"), r.PathValue("id"))
 		return nil, index, err

@@ -13,7 +13,7 @@ import (
 )
 
 func (s *Server) jobRoutes() {
-	s.read("GET /v1/jobs", s.listJobs)
+	s.read("GET /v1/jobs", s.listJobs, state.Jobs, state.Allocs)
 	s.writes("/v1/jobs", s.registerJob)
 	s.writes("/v1/validate/job", s.validateJob)
 	job := "/v1/job/{id}"
@@ -22,9 +22,9 @@ func (s *Server) jobRoutes() {
 	s.write("DELETE "+job, s.deregisterJob)
 	s.read("GET "+job+"/versions", s.jobVersions)
 	s.read("GET "+job+"/submission", s.jobSubmission)
-	s.read("GET "+job+"/allocations", s.jobAllocs)
-	s.read("GET "+job+"/evaluations", s.jobEvals)
-	s.read("GET "+job+"/deployments", s.jobDeployments)
+	s.read("GET "+job+"/allocations", s.jobAllocs, state.Allocs)
+	s.read("GET "+job+"/evaluations", s.jobEvals, state.Evals)
+	s.read("GET "+job+"/deployments", s.jobDeployments, state.Deployments)
 	s.read("GET "+job+"/deployment", func(st state.Reader, r *http.Request) result {
 		return result{value: st.LatestDeployment(namespace(r), r.PathValue("id")), index: st.TableIndex(state.Deployments)}
 	})
@@ -32,7 +32,7 @@ func (s *Server) jobRoutes() {
 		state.Jobs, state.Allocs, state.Evals))
 	s.read("GET "+job+"/scale", s.ofJob(func(st state.Reader, r *http.Request, j *api.Job) any { return scaleStatus(st, j) },
 		state.Jobs, state.Allocs, state.Histories))
-	s.read("GET "+job+"/services", s.jobServices)
+	s.read("GET "+job+"/services", s.jobServices, state.Services)
 	s.writes(job+"/plan", s.planJob)
 	s.writes(job+"/scale", s.scaleJob)
 	s.writes(job+"/dispatch", s.dispatchJob)

@@ -12,7 +12,7 @@ import (
 func (s *Server) nodeRoutes() {
 	s.read("GET /v1/nodes", func(st state.Reader, r *http.Request) result {
 		return nodeList(st.Nodes(), r).result(r, st.TableIndex(state.Nodes))
-	})
+	}, state.Nodes)
 	s.read("GET /v1/node/pools", func(st state.Reader, r *http.Request) result {
 		l := list[*api.NodePool]{rows: st.NodePools(), id: func(p *api.NodePool) string { return p.Name },
 			stub: func(p *api.NodePool) any { return p }}

@@ -182,8 +182,9 @@ type result struct {
 }
 
 // read registers a blocking query: with ?index it is answered once its result
-// is newer than that, or after ?wait.
-func (s *Server) read(pattern string, query func(st state.Reader, r *http.Request) result) {
+// is newer than that, or after ?wait. A query whose index is that of tables
+// names them, so that it is not asked after every other change.
+func (s *Server) read(pattern string, query func(st state.Reader, r *http.Request) result, tables ...string) {
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		after, wait, err := blocking(r)
 		if err != nil {
@@ -196,10 +197,16 @@ func (s *Server) read(pattern string, query func(st state.Reader, r *http.Reques
 		} else {
 			ctx, cancel := context.WithTimeout(r.Context(), wait)
 			defer cancel()
-			s.store.Await(ctx, func(st state.Reader) bool {
+			newer := s.store.Await(ctx, func(st state.Reader) bool {
+				if len(tables) > 0 && st.TableIndex(tables...) <= after {
+					return false
+				}
 				res = query(st, r)
 				return res.index > after
 			})
+			if !newer {
+				s.store.View(func(st state.Reader) { res = query(st, r) })
+			}
 		}
 		indexHeaders(w, max(1, res.index))
 		if res.next != "" {

@@ -196,19 +196,8 @@ func pause(ctx context.Context, d time.Duration) {
 
 func (i *Instance) start(ctx context.Context, old *host.ReattachInfo) (*host.Process, error) {
 	if old != nil {
-		p, err := host.Reattach(ctx, *old, i.log)
-		switch {
-		case err != nil && !errors.Is(err, host.ErrGone):
-			i.log.Warn("plugin process of an earlier run could not be taken up", "pid", old.PID, "error", err)
-		case err != nil:
-		case i.Info.Type == base.TypeDriver:
-			if err := p.Driver().Init(ctx); err == nil {
-				return p, nil
-			}
-			p.Kill()
-		default:
-			// As an agent does: device plugins always start afresh.
-			p.Kill()
+		if p := i.reattach(ctx, *old); p != nil {
+			return p, nil
 		}
 	}
 	p, err := host.Launch(ctx, host.Config{Path: i.Path, Args: i.Args, Env: i.env, Logger: i.log})
@@ -228,6 +217,27 @@ func (i *Instance) start(ctx context.Context, old *host.ReattachInfo) (*host.Pro
 		i.hooks.Launched(p.ReattachInfo())
 	}
 	return p, nil
+}
+
+// reattach takes up a driver's process from an earlier run; nil if there is
+// none that answers. Device plugins always start afresh, as with an agent.
+func (i *Instance) reattach(ctx context.Context, old host.ReattachInfo) *host.Process {
+	const patience = 5 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	p, err := host.Reattach(ctx, old, i.log)
+	if err == nil && i.Info.Type == base.TypeDriver {
+		if err = p.Driver().Init(ctx); err == nil {
+			return p
+		}
+	}
+	if p != nil {
+		p.Kill()
+	}
+	if err != nil && !errors.Is(err, host.ErrGone) {
+		i.log.Warn("plugin process of an earlier run could not be taken up", "pid", old.PID, "error", err)
+	}
+	return nil
 }
 
 // serve reads the plugin's streams until the process ends or ctx does.
