@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/drover-ml/drover/devcluster"
 	"github.com/drover-ml/drover/orchestrator/cli"
@@ -14,7 +15,8 @@ import (
 func main() {
 	devcluster.MaybeRunHelper() // of drover dev
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal asks for a clean end; a second one ends the process.
-	context.AfterFunc(ctx, stop)
+	// The first signal asks for a clean end; one that comes later ends the
+	// process. Some programs, such as timeout(1), send each signal twice.
+	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 	os.Exit(cli.Main(ctx, os.Args[1:], cli.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
 }
