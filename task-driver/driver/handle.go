@@ -37,7 +37,7 @@ type handle struct {
 	exit  driver.ExitResult
 	at    time.Time // when it ended
 
-	shown     chan struct{} // closed when all events were shown, or destroyed was
+	shown     chan struct{} // closed when no more events will be shown
 	destroyed chan struct{}
 }
 
@@ -75,7 +75,7 @@ func (d *Driver) awaitEnd(h *handle) {
 	if err != nil {
 		e = d.abandoned(h, err)
 	}
-	// Nothing is left but, for a supervisor that was killed, all but it.
+	// A supervisor that was killed has left its task's processes behind.
 	if err := cleanUp(h.running); err != nil {
 		d.log.Error("ending what the task left behind", "task_id", h.id, "error", err)
 	}
@@ -98,7 +98,8 @@ func (d *Driver) abandoned(h *handle, err error) task.Exit {
 		_ = j.Add("abandoned", "Task failed: "+reason, nil)
 	}
 	return task.Exit{
-		ExitCode: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL), Error: reason, Finished: time.Now().UTC(),
+		ExitCode: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL), OOM: h.running.Group.OOMKills() > 0,
+		Error: reason, Finished: time.Now().UTC(),
 	}
 }
 
@@ -165,7 +166,7 @@ func (d *Driver) showEvents(h *handle) {
 	}
 }
 
-// taskConfig is what the agent has to remember of the task.
+// taskHandle is what the agent has to remember of the task.
 func (h *handle) taskHandle(c *driver.TaskConfig) (*driver.Handle, error) {
 	state, err := json.Marshal(driverState{Dir: h.dir, Supervisor: h.running.Supervisor})
 	if err != nil {

@@ -52,7 +52,7 @@ func Stage(ctx context.Context, r Request) (Staged, error) {
 		Folder:  filepath.Join(r.TaskDir, mltask.Folder),
 		WorkDir: filepath.Join(r.TaskDir, "local"),
 	}}
-	for _, step := range []func(context.Context) error{s.folders, s.code, s.inputs, s.params, s.resume, s.metrics} {
+	for _, step := range []func(context.Context) error{s.folders, s.announce, s.code, s.inputs, s.params, s.resume, s.metrics} {
 		if err := step(ctx); err != nil {
 			return Staged{}, err
 		}
@@ -134,23 +134,26 @@ func (s *staging) ownTree(name string) error {
 	})
 }
 
-func (s *staging) code(ctx context.Context) error {
-	c := s.Config
-	if c.Code == "" && len(c.Inputs) == 0 {
-		return nil
-	}
+// announce tells what is about to be staged, which may take a while.
+func (s *staging) announce(context.Context) error {
 	var what []string
-	if c.Code != "" {
+	if s.Config.Code != "" {
 		what = append(what, "code")
 	}
-	for _, i := range c.Inputs {
+	for _, i := range s.Config.Inputs {
 		what = append(what, i.Name)
 	}
-	s.Event("staging", "Staging "+strings.Join(what, ", "), nil)
-	if c.Code == "" {
+	if len(what) > 0 {
+		s.Event("staging", "Staging "+strings.Join(what, ", "), nil)
+	}
+	return nil
+}
+
+func (s *staging) code(ctx context.Context) error {
+	if s.Config.Code == "" {
 		return nil
 	}
-	d, err := s.bring(ctx, c.Code, "", in(mltask.CodeDir))
+	d, err := s.bring(ctx, s.Config.Code, "", in(mltask.CodeDir))
 	if err != nil {
 		return fmt.Errorf("staging the code: %w", err)
 	}
