@@ -409,6 +409,9 @@ func TestOpenAPIDocument(t *testing.T) {
 			}
 		}
 	}
+	if !strings.Contains(w.Body.String(), "#/components/schemas/Problem") {
+		t.Error("errors are not described as problems with diagnostics")
+	}
 	if y := call(h, "GET", "/openapi.yaml", ""); y.Code != 200 || !strings.HasPrefix(y.Body.String(), "components:") {
 		t.Errorf("openapi.yaml: %d %.80s", y.Code, y.Body)
 	}

@@ -31,10 +31,19 @@ var statusOf = map[problem.Kind]int{
 	problem.Unavailable: http.StatusServiceUnavailable,
 }
 
+func init() {
+	// What huma finds wrong is a Problem too, here and in the OpenAPI document.
+	huma.NewError = func(status int, detail string, errs ...error) huma.StatusError {
+		return newProblem(status, detail, errs...)
+	}
+}
+
 func newProblem(status int, detail string, errs ...error) *Problem {
 	p := &Problem{ErrorModel: huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail}}
 	for _, err := range errs {
-		p.Add(err)
+		if err != nil {
+			p.Add(err)
+		}
 	}
 	return p
 }
