@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/drover-ml/drover/internal/artifact"
@@ -68,10 +69,10 @@ func scan(t *testing.T, name string) client.Source {
 }
 
 func TestUploadSendsOnlyWhatIsMissing(t *testing.T) {
-	puts := 0
+	var puts atomic.Int32
 	c, store := server(t, &apitest.World{}, func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, "/v1/blobs/") {
-			puts++
+			puts.Add(1)
 		}
 		return false
 	})
@@ -82,14 +83,14 @@ func TestUploadSendsOnlyWhatIsMissing(t *testing.T) {
 	if _, err := c.Upload(ctx, s, func(p client.UploadProgress) { last = p }); err != nil {
 		t.Fatal(err)
 	}
-	if puts != 2 || last.Files != 2 || last.Sent != last.Bytes || last.Bytes != 18 {
-		t.Errorf("%d uploads, progress %+v; want the two different files", puts, last)
+	if puts.Load() != 2 || last.Files != 2 || last.Sent != last.Bytes || last.Bytes != 18 {
+		t.Errorf("%d uploads, progress %+v; want the two different files", puts.Load(), last)
 	}
 	if ok, err := store.Has(ctx, artifact.Digest(s.Digest)); err != nil || !ok {
 		t.Errorf("the store has it: %v, %v", ok, err)
 	}
-	if _, err := c.Upload(ctx, s, nil); err != nil || puts != 2 {
-		t.Errorf("again: %v, %d uploads", err, puts)
+	if _, err := c.Upload(ctx, s, nil); err != nil || puts.Load() != 2 {
+		t.Errorf("again: %v, %d uploads", err, puts.Load())
 	}
 }
 

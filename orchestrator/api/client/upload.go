@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/drover-ml/drover/internal/artifact"
 )
 
@@ -58,11 +60,15 @@ func (e *ChangedError) Error() string {
 	return fmt.Sprintf("%s changed while it was being uploaded", e.Path)
 }
 
+// uploadAtOnce is how many files are sent at a time: the server syncs each one
+// to its disk, and several together cost little more than one.
+const uploadAtOnce = 8
+
 // Upload brings a source into the server's store and returns it as it is
 // stored there. It sends only blobs that the store lacks. If a file turns out
 // to have changed since it was scanned, everything is scanned and sent once
 // more; if that happens again it is a *ChangedError. progress, which may be
-// nil, is called from this goroutine or the one that sends.
+// nil, is called from other goroutines, one at a time.
 func (c *Client) Upload(ctx context.Context, s Source, progress func(UploadProgress)) (Source, error) {
 	if progress == nil {
 		progress = func(UploadProgress) {}
@@ -88,14 +94,22 @@ func (c *Client) upload(ctx context.Context, s Source, progress func(UploadProgr
 		p.Bytes += f.Size
 	}
 	progress(p)
+	var mu sync.Mutex // guards p
+	sent := func(n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		p.Sent += int64(n)
+		progress(p)
+	}
+	group, sending := errgroup.WithContext(ctx)
+	group.SetLimit(uploadAtOnce)
 	for _, f := range missing {
-		err := c.uploadFile(ctx, filepath.Join(s.Path, filepath.FromSlash(f.Path)), f, func(n int) {
-			p.Sent += int64(n)
-			progress(p)
+		group.Go(func() error {
+			return c.uploadFile(sending, filepath.Join(s.Path, filepath.FromSlash(f.Path)), f, sent)
 		})
-		if err != nil {
-			return err
-		}
+	}
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	manifest, err := s.Manifest.Encode()
 	if err != nil {
