@@ -206,23 +206,16 @@ func Failure(s *term.Screen, node pipeline.NodeID, at *run.Attempt) []string {
 }
 
 // Fit makes a run's table no higher than height: if there are more nodes, those
-// that are under way come first, and the rest is counted.
+// that run come first, then what failed and what is queued; the rest is counted.
 func Fit(s *term.Screen, r run.Run, now time.Time, height int) []string {
 	lines := Nodes(s, r, now).Lines()
 	if len(lines) <= height || height < 4 {
 		return lines
 	}
 	room := height - 2 // header and the line that counts
-	var active, rest []run.Node
-	for _, n := range r.Nodes {
-		if n.Phase == run.Running || n.Phase == run.Queued || n.Phase == run.Failed {
-			active = append(active, n)
-		} else {
-			rest = append(rest, n)
-		}
-	}
 	shown := r
-	shown.Nodes = append(active, rest...)
+	shown.Nodes = slices.Clone(r.Nodes)
+	slices.SortStableFunc(shown.Nodes, func(a, b run.Node) int { return urgency(a.Phase) - urgency(b.Phase) })
 	left := shown.Nodes[min(room, len(shown.Nodes)):]
 	shown.Nodes = shown.Nodes[:min(room, len(shown.Nodes))]
 	counts := map[run.Phase]int{}
@@ -230,6 +223,20 @@ func Fit(s *term.Screen, r run.Run, now time.Time, height int) []string {
 		counts[n.Phase]++
 	}
 	return append(Nodes(s, shown, now).Lines(), "… and "+PhaseCounts(counts))
+}
+
+// urgency says what is shown first where there is no room for everything.
+func urgency(p run.Phase) int {
+	switch p {
+	case run.Running:
+		return 0
+	case run.Failed:
+		return 1
+	case run.Queued:
+		return 2
+	default:
+		return 3
+	}
 }
 
 // PhaseCounts writes how many nodes are in each phase.
