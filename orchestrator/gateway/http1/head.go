@@ -33,13 +33,14 @@ func headEnd(b []byte, from int) int {
 // name, not exactly one Host (but in HTTP/1.0), a length beside a transfer
 // coding, more than one of either, or a transfer coding other than chunked.
 func checkHead(head []byte) error {
-	lines := strings.Split(strings.TrimSuffix(string(head), "\r\n\r\n"), "\r\n")
-	version, err := checkRequestLine(lines[0])
+	line, rest, more := strings.Cut(strings.TrimSuffix(string(head), "\r\n\r\n"), "\r\n")
+	version, err := checkRequestLine(line)
 	if err != nil {
 		return err
 	}
 	hosts, lengths, codings := 0, 0, 0
-	for _, line := range lines[1:] {
+	for more {
+		line, rest, more = strings.Cut(rest, "\r\n")
 		name, value, ok := strings.Cut(line, ":")
 		if !ok || !httpguts.ValidHeaderFieldName(name) {
 			return bad("a header has no valid name")
@@ -48,23 +49,23 @@ func checkHead(head []byte) error {
 		if !httpguts.ValidHeaderFieldValue(value) {
 			return bad("a header has a control character in it")
 		}
-		switch strings.ToLower(name) {
-		case "host":
+		switch {
+		case strings.EqualFold(name, "Host"):
 			hosts++
 			if !httpguts.ValidHostHeader(value) {
 				return bad("the Host header is malformed")
 			}
-		case "content-length":
+		case strings.EqualFold(name, "Content-Length"):
 			lengths++
 			if !digits(value) {
 				return bad("the Content-Length is not a number")
 			}
-		case "transfer-encoding":
+		case strings.EqualFold(name, "Transfer-Encoding"):
 			codings++
 			if !strings.EqualFold(value, "chunked") {
 				return &refusal{http.StatusNotImplemented, "the only transfer coding known is chunked"}
 			}
-		case "expect":
+		case strings.EqualFold(name, "Expect"):
 			if !strings.EqualFold(value, "100-continue") {
 				return &refusal{http.StatusExpectationFailed, "the only expectation known is 100-continue"}
 			}

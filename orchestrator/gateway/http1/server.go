@@ -2,10 +2,10 @@
 // on one goroutine.
 //
 // net/http's server watches the client of each request from a second
-// goroutine, whose start and end cost a gateway about as much as the request
-// itself. Here one goroutine watches all connections, and asks the kernel about
-// those whose handler takes long: the request's context ends at most
-// 100 ms after the client has left.
+// goroutine, whose start and end switch threads several times a request. Here
+// one goroutine watches all connections, and asks the kernel about those whose
+// handler takes long: the request's context ends at most 100 ms after the
+// client has left.
 //
 // What a request means is net/http's to say: http.ReadRequest parses it and
 // delimits its body. Before that its head passes a check that is stricter than
