@@ -32,7 +32,8 @@ type Nomad struct{ client *api.Client }
 
 var _ run.Cluster = (*Nomad)(nil)
 
-// New returns a cluster that is reached through client.
+// New returns a cluster that is reached through client, whose namespace and
+// region must be those that jobs go to.
 func New(client *api.Client) *Nomad { return &Nomad{client} }
 
 // Register submits a job. See run.Cluster.
