@@ -87,7 +87,7 @@ func (s *server) registerArtifacts(api huma.API) {
 	huma.Register(api, huma.Operation{
 		OperationID: "missing-blobs", Method: http.MethodPost, Path: "/v1/blobs/missing", Tags: []string{"artifacts"},
 		Summary:      "Say which blobs the store lacks",
-		MaxBodyBytes: 2 << 20,
+		MaxBodyBytes: 2 << 20, BodyReadTimeout: bodyTimeout,
 	}, s.missingBlobs)
 	huma.Register(api, huma.Operation{
 		OperationID: "put-blob", Method: http.MethodPut, Path: "/v1/blobs/{digest}", Tags: []string{"artifacts"},
