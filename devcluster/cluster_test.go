@@ -47,7 +47,7 @@ func testLogger(t *testing.T) hclog.Logger {
 
 func startCluster(t *testing.T, change ...func(*Config)) *Cluster {
 	t.Helper()
-	cfg := Config{DataDir: t.TempDir(), PluginDir: pluginDir(t), HeartbeatTTL: 500 * time.Millisecond, Logger: testLogger(t)}
+	cfg := Config{DataDir: t.TempDir(), PluginDir: pluginDir(t), Logger: testLogger(t)}
 	for _, fn := range change {
 		fn(&cfg)
 	}

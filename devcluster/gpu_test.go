@@ -58,10 +58,7 @@ func TestSimulatedGPUs(t *testing.T) {
 	register(t, c, pinned)
 	a := awaitStatus(t, c, "pinned", "running")
 	awaitLog(t, c, a.ID, named+"\n")
-	stats, err := c.Allocations().Stats(&api.Allocation{ID: a.ID}, nil)
-	if err != nil || len(stats.Tasks["main"].ResourceUsage.DeviceStats) != 1 {
-		t.Errorf("statistics %+v, %v", stats, err)
-	}
+	awaitDeviceStats(t, c, a.ID)
 
 	failed := list[0].NodeResources.Devices[0].Instances[0].ID
 	if err := cluster.FailGPU(list[0].Name, failed, "it fell off the bus"); err != nil {
@@ -93,6 +90,22 @@ func awaitLog(t *testing.T, c *api.Client, alloc, want string) {
 		}
 	}
 	t.Fatalf("log %q has no %q", got, want)
+}
+
+func awaitDeviceStats(t *testing.T, c *api.Client, alloc string) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
+		stats, err := c.Allocations().Stats(&api.Allocation{ID: alloc}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if task := stats.Tasks["main"]; task != nil && len(task.ResourceUsage.DeviceStats) == 1 {
+			return
+		}
+	}
+	t.Fatal("no statistics of the allocation's device")
 }
 
 func awaitHealth(t *testing.T, c *api.Client, node, device string, healthy bool) {

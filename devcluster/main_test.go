@@ -43,7 +43,7 @@ const serveEnv = "DROVER_TEST_SERVE"
 // serveForTest runs a cluster until standard input ends.
 func serveForTest(dir string) {
 	c, err := Start(context.Background(), Config{DataDir: filepath.Join(dir, "data"), PluginDir: filepath.Join(dir, "plugins"),
-		Listen: os.Getenv("DROVER_TEST_LISTEN"), HeartbeatTTL: time.Second,
+		Listen: os.Getenv("DROVER_TEST_LISTEN"),
 		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.LevelFromString(os.Getenv("DROVER_TEST_LOG")), Output: os.Stderr})})
 	if err != nil {
 		fmt.Println("error:", err)

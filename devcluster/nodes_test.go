@@ -14,6 +14,7 @@ import (
 
 func nodes(names ...string) func(*Config) {
 	return func(c *Config) {
+		c.HeartbeatTTL = 2 * time.Second // these tests wait for it to pass
 		for _, name := range names {
 			c.Nodes = append(c.Nodes, NodeConfig{Name: name})
 		}

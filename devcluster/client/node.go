@@ -133,6 +133,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	n.wg.Go(n.republish)
 	n.wg.Go(n.watchAllocs)
 	n.wg.Go(n.reports.run)
+	n.reports.all() // what could not be told before a crash
 	n.wg.Go(n.collectFiles)
 	return n, nil
 }
