@@ -56,6 +56,8 @@ type node struct {
 	spec   *schema.Spec
 	plugin *host.Process
 	tasks  int
+	// crashed says that a test has killed the plugin, and not launched it again.
+	crashed bool
 
 	mu     sync.Mutex
 	events []nomad.TaskEvent
@@ -99,7 +101,7 @@ func (n *node) launch() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.plugin = p
+	n.plugin, n.crashed = p, false
 	spec, err := p.ConfigSchema(n.ctx())
 	if err != nil {
 		n.t.Fatal(err)
@@ -125,7 +127,10 @@ func (n *node) launch() {
 }
 
 // crash kills the plugin with SIGKILL.
-func (n *node) crash() { n.plugin.Kill() }
+func (n *node) crash() {
+	n.crashed = true
+	n.plugin.Kill()
+}
 
 func (n *node) driver() *nomad.Client { return n.plugin.Driver() }
 
@@ -192,7 +197,11 @@ func (n *node) start(c *nomad.TaskConfig) *nomad.Handle {
 		n.t.Fatalf("StartTask: %v", err)
 	}
 	id := c.ID
-	n.t.Cleanup(func() { _ = n.driver().DestroyTask(context.Background(), id, true) })
+	n.t.Cleanup(func() {
+		if err := n.driver().DestroyTask(context.Background(), id, true); err != nil && !n.crashed {
+			n.t.Errorf("DestroyTask: %v", err)
+		}
+	})
 	return h
 }
 

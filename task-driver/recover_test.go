@@ -187,6 +187,22 @@ func TestSupervisorKilled(t *testing.T) {
 	}
 }
 
+// A task whose state folder was removed, so that nobody can stop it any more,
+// ends.
+func TestStateRemoved(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, nil)
+	c := n.task(shell(slow))
+	n.start(c)
+	started(t, c)
+	command, supervisor := n.pids(c)
+	n.crash()
+	if err := os.RemoveAll(n.config["state_dir"].(string)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the end of both processes", func() bool { return !alive(command) && !alive(supervisor) })
+}
+
 // B14: a PID that belongs to somebody else by now is left alone.
 func TestReusedPID(t *testing.T) {
 	t.Parallel()

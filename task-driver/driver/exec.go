@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 
 	"github.com/drover-ml/drover/nomadplugin/driver"
 	"github.com/drover-ml/drover/task-driver/process"
@@ -142,7 +143,7 @@ func runOnTerminal(ctx context.Context, p supervisor.Place, cmd *exec.Cmd, x dri
 		for {
 			select {
 			case size := <-x.Resize:
-				_ = pty.Setsize(screen, &pty.Winsize{Rows: uint16(size.Height), Cols: uint16(size.Width)})
+				resize(screen, size)
 			case <-ended:
 				return
 			}
@@ -163,6 +164,18 @@ func runOnTerminal(ctx context.Context, p supervisor.Place, cmd *exec.Cmd, x dri
 	case <-time.After(execDrain):
 	}
 	return exit, err
+}
+
+// resize sets a terminal's size. Other than by the file's descriptor, this can't
+// hit another file if the terminal is closed meanwhile.
+func resize(screen *os.File, size driver.TerminalSize) {
+	conn, err := screen.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = conn.Control(func(fd uintptr) {
+		_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(size.Height), Col: uint16(size.Width)})
+	})
 }
 
 // wait waits for a command; when ctx ends, its process group is killed.

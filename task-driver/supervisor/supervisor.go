@@ -233,7 +233,7 @@ func (s *supervisor) run() int {
 }
 
 // awaitCommand returns when the command has ended, having killed it if its time
-// was up or it stalled.
+// was up or it stalled, or is to be killed by the caller.
 func (s *supervisor) awaitCommand(work *work) ending {
 	var end ending
 	var kill <-chan time.Time
@@ -250,6 +250,9 @@ func (s *supervisor) awaitCommand(work *work) ending {
 				s.log.Error("killing the task", "error", err)
 			}
 			kill = time.After(killLimit)
+		case <-work.forgotten:
+			s.log.Error("the task's state folder was removed: nobody can stop the task any more, killing it")
+			return ending{timeUp: true, code: 128 + int(syscall.SIGKILL), signal: int(syscall.SIGKILL)}
 		case <-stalled:
 			stalled = nil
 			end.addError(fmt.Errorf("stalled: the metrics file has not grown for %v", s.spec.StallTimeout))
@@ -303,7 +306,7 @@ func (s *supervisor) writeExit(end ending) int {
 		}
 		s.log.Error("storing the exit status", "error", err)
 		const most = 200
-		if tries == most {
+		if tries == most || !s.dir.Exists() {
 			return 1
 		}
 		time.Sleep(pause)

@@ -15,9 +15,11 @@ import (
 type work struct {
 	metrics *metrics
 	stalled chan struct{} // closed when the task has stalled
-	keeper  *keeper       // nil without checkpoints
-	stop    context.CancelFunc
-	done    sync.WaitGroup
+	// forgotten is closed when the state folder is gone.
+	forgotten chan struct{}
+	keeper    *keeper // nil without checkpoints
+	stop      context.CancelFunc
+	done      sync.WaitGroup
 }
 
 // startWork starts to follow the metrics and the checkpoints.
@@ -26,10 +28,13 @@ func (s *supervisor) startWork(ctx context.Context) *work {
 	w := &work{
 		metrics: newMetrics(s.spec.Folder),
 		stalled: make(chan struct{}),
-		stop:    stop,
+
+		forgotten: make(chan struct{}),
+		stop:      stop,
 	}
 	w.done.Go(func() { s.followMetrics(ctx, w) })
 	w.done.Go(func() { s.watchMemory(ctx) })
+	w.done.Go(func() { s.watchState(ctx, w.forgotten) })
 	if s.spec.Checkpoint != nil {
 		k, err := newKeeper(s)
 		if err != nil {
@@ -50,12 +55,14 @@ func (w *work) end() {
 	w.done.Wait()
 }
 
-const metricsInterval = time.Second
+// watchInterval is how often the metrics, the memory and the state folder are
+// looked at.
+const watchInterval = time.Second
 
 // followMetrics reads the metrics file as it grows, which also is the task's
 // heartbeat.
 func (s *supervisor) followMetrics(ctx context.Context, w *work) {
-	tick := time.NewTicker(metricsInterval)
+	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	grown := time.Now()
 	for {
@@ -88,7 +95,7 @@ func (s *supervisor) readMetrics(m *metrics, final bool) bool {
 
 // watchMemory tells of a kill by the kernel while the task still runs.
 func (s *supervisor) watchMemory(ctx context.Context) {
-	tick := time.NewTicker(metricsInterval)
+	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -101,6 +108,21 @@ func (s *supervisor) watchMemory(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// watchState closes gone when the task's state folder is: whoever removed it
+// has not stopped the task, and nobody else can find it.
+func (s *supervisor) watchState(ctx context.Context, gone chan<- struct{}) {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for s.dir.Exists() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+	close(gone)
 }
 
 const oomMessage = "Out of memory: the kernel killed a process of the task"

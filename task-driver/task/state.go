@@ -22,6 +22,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -101,6 +102,12 @@ func (d Dir) Create() error {
 		return fmt.Errorf("making the task's state folder: %w", err)
 	}
 	return nil
+}
+
+// Exists reports whether the folder is there, or may be.
+func (d Dir) Exists() bool {
+	_, err := os.Stat(string(d))
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // Remove removes the folder.
