@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,6 +13,9 @@ import (
 	"github.com/drover-ml/drover/orchestrator/api/client"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
+
+//go:embed completion.bash
+var bashCompletion string // cobra's own needs the package bash-completion
 
 // completeFor bounds how long a shell waits for names from the server.
 const completeFor = 2 * time.Second
@@ -127,7 +132,8 @@ and endpoints. To have it in every new shell:
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch root := cmd.Root(); args[0] {
 			case "bash":
-				return root.GenBashCompletionV2(a.Out, true)
+				_, err := io.WriteString(a.Out, bashCompletion)
+				return err
 			case "zsh":
 				return root.GenZshCompletion(a.Out)
 			case "fish":
