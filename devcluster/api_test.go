@@ -293,6 +293,37 @@ func TestFaultsOverHTTP(t *testing.T) {
 	}
 }
 
+func TestPagesOfOtherSitesAreRefused(t *testing.T) {
+	cluster := startCluster(t)
+	for _, tt := range []struct {
+		name, host, origin string
+		want               int
+	}{
+		{"a client", "", "", 200},
+		{"localhost", "localhost:4646", "", 200},
+		{"another name for this machine", "evil.example", "", 403},
+		{"a page of another site", "", "https://evil.example", 403},
+		{"a page of this machine", "", "http://127.0.0.1:4680", 200},
+	} {
+		req, err := http.NewRequest(http.MethodGet, cluster.Addr()+"/v1/regions", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = tt.host
+		if tt.origin != "" {
+			req.Header.Set("Origin", tt.origin)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != tt.want {
+			t.Errorf("%s: status %d, want %d", tt.name, resp.StatusCode, tt.want)
+		}
+	}
+}
+
 func TestUnsupportedPartsSaySo(t *testing.T) {
 	cluster := startCluster(t)
 	for _, path := range []string{"/v1/acl/tokens", "/v1/jobs/parse", "/v1/volumes"} {

@@ -280,7 +280,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/devcluster/", c.faultAPI())
 	mux.Handle("/", c.faults.Wrap(api))
-	g.http = &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return runCtx },
+	g.http = &http.Server{Handler: localOnly(mux), BaseContext: func(net.Listener) context.Context { return runCtx },
 		ReadHeaderTimeout: 10 * time.Second}
 	g.wg.Go(func() {
 		if err := g.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {

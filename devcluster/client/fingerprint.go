@@ -44,7 +44,10 @@ func (f *fingerprint) node(cfg Config, id string) *api.Node {
 			MinDynamicPort: cfg.MinPort, MaxDynamicPort: cfg.MaxPort, Devices: []*api.NodeDeviceResource{},
 		},
 		ReservedResources: &api.NodeReservedResources{},
-		Status:            api.NodeStatusReady,
+		// The older forms of the same, which Nomad's command line still reads.
+		Resources: &api.Resources{CPU: &cfg.CPUMHz, MemoryMB: &cfg.MemoryMiB, DiskMB: &cfg.DiskMiB},
+		Reserved:  &api.Resources{CPU: new(int), MemoryMB: new(int), DiskMB: new(int)},
+		Status:    api.NodeStatusReady,
 	}
 	maps.Copy(n.Attributes, cfg.Attributes)
 	for name, fp := range f.drivers {

@@ -255,7 +255,7 @@ func (n *Node) beat() {
 			if err := n.link.RegisterNode(n.describe()); err != nil {
 				n.log.Debug("registering again", "error", err)
 			} else {
-				n.reports.all() // what the server missed
+				n.tellAll()
 			}
 		}
 		if !n.pause(n.cfg.HeartbeatEvery) {
@@ -446,7 +446,28 @@ func (n *Node) Destroy(ctx context.Context) error {
 
 // SetPartitioned cuts the node off from the server, or reconnects it. What it
 // runs goes on.
-func (n *Node) SetPartitioned(yes bool) { n.link.set(yes) }
+func (n *Node) SetPartitioned(yes bool) {
+	n.link.set(yes)
+	if !yes {
+		n.tellAll()
+	}
+}
+
+// tellAll tells the server what it may have missed.
+func (n *Node) tellAll() {
+	n.reports.all()
+	n.mu.Lock()
+	var all []*allocRunner
+	for _, r := range n.allocs {
+		all = append(all, r)
+	}
+	n.mu.Unlock()
+	for _, r := range all {
+		if !r.ended() {
+			r.services.refresh()
+		}
+	}
+}
 
 // Partitioned reports whether the node is cut off.
 func (n *Node) Partitioned() bool { return n.link.cut() }

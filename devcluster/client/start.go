@@ -62,9 +62,6 @@ func (t *taskRunner) prepare() error {
 		return t.hookError("logmon", err)
 	}
 	t.keep(func(row *taskRow) { row.Config, row.Prepared = c, true })
-	t.mu.Lock()
-	t.env = env.Vars
-	t.mu.Unlock()
 	return nil
 }
 

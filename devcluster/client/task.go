@@ -29,7 +29,6 @@ type taskRunner struct {
 
 	mu       sync.Mutex
 	row      taskRow
-	env      map[string]string // of the last start
 	endEvent func() *api.TaskEvent
 	isEnding bool
 	wanted   bool // the exit to come was asked for, to restart

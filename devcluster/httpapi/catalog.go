@@ -223,7 +223,7 @@ func (s *Server) member() api.AgentMember {
 	host, port, _ := strings.Cut(s.Addr, ":")
 	p, _ := strconv.ParseUint(port, 10, 16)
 	return api.AgentMember{Name: "devcluster.global", Addr: host, Port: uint16(p), Status: "alive",
-		Tags: map[string]string{"role": "nomad", "region": "global", "dc": "dc1", "build": Version, "drover-devcluster": "true"}}
+		Tags: map[string]string{"role": "nomad", "region": "global", "dc": "dc1", "build": Version, "port": port, "drover-devcluster": "true"}}
 }
 
 // search finds IDs by prefix, at most twenty of a kind.

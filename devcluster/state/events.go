@@ -10,9 +10,9 @@ import (
 	"github.com/hashicorp/nomad/api"
 )
 
-// keptBatches is how many transactions' events are kept for streams that
-// resume.
-const keptBatches = 20000
+// keptBatches is how many transactions' events are kept at least for streams
+// that resume. (A Nomad server keeps 100.)
+const keptBatches = 4096
 
 // Event is one event of Nomad's event stream.
 type Event struct {
