@@ -293,6 +293,43 @@ func TestFaultsOverHTTP(t *testing.T) {
 	}
 }
 
+func TestGarbageIsCollectedOnRequest(t *testing.T) {
+	c := nomad(t, startCluster(t).Addr())
+	register(t, c, scriptJob("done", "batch", "true"))
+	a := awaitStatus(t, c, "done", "complete")
+	register(t, c, scriptJob("goes-on", "batch", "sleep 30"))
+	awaitStatus(t, c, "goes-on", "running")
+	if err := c.System().GarbageCollect(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.Jobs().Info("done", nil); err == nil {
+		t.Error("the job that has ended is still there")
+	}
+	if _, _, err := c.Allocations().Info(a.ID, nil); err == nil {
+		t.Error("its allocation is still there")
+	}
+	awaitStatus(t, c, "goes-on", "running")
+}
+
+func TestPeriodicJobsLaunchChildren(t *testing.T) {
+	c := nomad(t, startCluster(t).Addr())
+	j := scriptJob("p", "batch", "true")
+	j.Periodic = &api.PeriodicConfig{Enabled: ptr(true), Spec: ptr("* * * * * * *"), SpecType: ptr("cron")}
+	register(t, c, j)
+	q := &api.QueryOptions{Prefix: "p/periodic-", WaitTime: time.Second}
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		children, meta, err := c.Jobs().List(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(children) > 0 && children[0].ParentID == "p" && children[0].Status == "dead" {
+			return
+		}
+		q.WaitIndex = meta.LastIndex
+	}
+	t.Fatal("no child was launched and ended")
+}
+
 func TestPagesOfOtherSitesAreRefused(t *testing.T) {
 	cluster := startCluster(t)
 	for _, tt := range []struct {

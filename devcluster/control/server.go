@@ -61,6 +61,8 @@ type Server struct {
 	store *state.Store
 	log   hclog.Logger
 	ttl   time.Duration
+	// collected is when garbage was last collected; only keepTime uses it.
+	collected time.Time
 
 	mu       sync.Mutex
 	lastSeen map[string]time.Time // by node ID
