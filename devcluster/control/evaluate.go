@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -94,7 +95,8 @@ func input(r state.Reader, e *api.Evaluation, now time.Time) scheduler.Input {
 	return scheduler.Input{
 		Now: now, Eval: e, Job: r.Job(e.Namespace, e.JobID), Allocs: r.AllocsOfJob(e.Namespace, e.JobID),
 		Nodes: r.Nodes(), OnNode: r.LiveAllocsOn, Deployment: r.LatestDeployment(e.Namespace, e.JobID),
-		NewID: newID, Seed: r.Index() * 7919,
+		// Clusters share the machine's ports, so that each must start elsewhere.
+		NewID: newID, Seed: rand.Uint64(),
 	}
 }
 

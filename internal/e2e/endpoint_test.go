@@ -62,7 +62,12 @@ func deploy(t *testing.T, p *lab.Platform, vars ...string) run.Run {
 	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 {
 		t.Fatalf("submitting: exit code %d, %v: %s", code, err, out)
 	}
-	return p.Ended(r.ID)
+	r = p.Ended(r.ID)
+	if r.Phase != run.Succeeded {
+		stderr, _ := p.CLI("logs", "-stderr", string(r.ID), "endpoint.oracle")
+		t.Logf("run %s: %s\n%s", r.Phase, r.Error, stderr)
+	}
+	return r
 }
 
 // A revision replaces another without a request lost; a broken one does not
@@ -71,67 +76,24 @@ func deploy(t *testing.T, p *lab.Platform, vars ...string) run.Run {
 func TestEndpoint(t *testing.T) {
 	onEach(t, func(t *testing.T, c lab.Cluster) {
 		p := lab.NewPlatform(t, c, bin, c.Addr())
-		if r := deploy(t, p, "answer=one"); r.Phase != run.Succeeded {
+		if r := deploy(t, p, "answer=one", "count=1"); r.Phase != run.Succeeded {
 			t.Fatalf("first revision: %s: %s", r.Phase, r.Error)
 		}
-		serves(t, p, "one")
-
-		// The second revision comes while requests do.
-		stop := make(chan struct{})
-		var wg sync.WaitGroup
-		var mu sync.Mutex
-		answers := map[string]int{}
-		var failures []string
-		for range 3 {
-			wg.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-					}
-					answer, _, err := oracle(p)
-					mu.Lock()
-					if err != nil {
-						failures = append(failures, err.Error())
-					} else {
-						answers[answer]++
-					}
-					mu.Unlock()
-				}
-			})
-		}
-		r := deploy(t, p, "answer=two")
-		lab.Eventually(t, "the second revision everywhere", func() string {
-			for range 20 {
-				if answer, _, err := oracle(p); err != nil || answer != "two" {
-					return fmt.Sprint(answer, " ", err)
-				}
-			}
-			return ""
-		})
-		close(stop)
-		wg.Wait()
-		if r.Phase != run.Succeeded {
-			t.Fatalf("second revision: %s: %s", r.Phase, r.Error)
-		}
-		if len(failures) > 0 {
-			t.Errorf("%d requests failed during the change, first: %s", len(failures), failures[0])
-		}
-		if answers["one"] == 0 || answers["two"] == 0 || len(answers) != 2 {
-			t.Errorf("answers during the change: %v", answers)
-		}
+		serves(t, p, "one", 1)
+		replaces(t, p, "one", "uno", "count=1")
+		serves(t, p, "uno", 1)
+		replaces(t, p, "uno", "two", "count=2")
 
 		// A broken revision fails its run and changes nothing.
-		r = deploy(t, p, "answer=three", "broken=true")
+		r := deploy(t, p, "answer=three", "broken=true")
 		if r.Phase != run.Failed || !strings.Contains(r.Error, "endpoint.oracle") {
 			t.Errorf("broken revision: %s: %s", r.Phase, r.Error)
 		}
-		serves(t, p, "two")
+		serves(t, p, "two", 2)
 
 		// The server is gone, an instance dies: it is served and comes back.
 		p.Server.Kill()
-		pids := serves(t, p, "two")
+		pids := serves(t, p, "two", 2)
 		for pid := range pids {
 			lab.Kill9(t, pid)
 			break
@@ -157,9 +119,58 @@ func TestEndpoint(t *testing.T) {
 	})
 }
 
-// serves waits until both instances of the endpoint give the answer, and no
-// other is given; it returns their PIDs.
-func serves(t *testing.T, p *lab.Platform, want string) map[int]bool {
+// replaces deploys a revision while requests come, none of which may fail.
+func replaces(t *testing.T, p *lab.Platform, before, after string, vars ...string) {
+	t.Helper()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	answers := map[string]int{}
+	var failures []string
+	for range 3 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				answer, _, err := oracle(p)
+				mu.Lock()
+				if err != nil {
+					failures = append(failures, err.Error())
+				} else {
+					answers[answer]++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	r := deploy(t, p, append(vars, "answer="+after)...)
+	lab.Eventually(t, after+" everywhere", func() string {
+		for range 20 {
+			if answer, _, err := oracle(p); err != nil || answer != after {
+				return fmt.Sprint(answer, " ", err)
+			}
+		}
+		return ""
+	})
+	close(stop)
+	wg.Wait()
+	if r.Phase != run.Succeeded {
+		t.Fatalf("revision %s: %s: %s", after, r.Phase, r.Error)
+	}
+	if len(failures) > 0 {
+		t.Errorf("%d requests failed during the change to %s, first: %s", len(failures), after, failures[0])
+	}
+	if answers[before] == 0 || answers[after] == 0 || len(answers) != 2 {
+		t.Errorf("answers during the change: %v", answers)
+	}
+}
+
+// serves waits until n instances of the endpoint give the answer, and no other
+// is given; it returns their PIDs.
+func serves(t *testing.T, p *lab.Platform, want string, n int) map[int]bool {
 	t.Helper()
 	var pids map[int]bool
 	lab.Eventually(t, "the endpoint answers "+want, func() string {
@@ -171,8 +182,8 @@ func serves(t *testing.T, p *lab.Platform, want string) map[int]bool {
 			}
 			pids[pid] = true
 		}
-		if len(pids) != 2 {
-			return fmt.Sprintf("%d instances answer, want 2", len(pids))
+		if len(pids) != n {
+			return fmt.Sprintf("%d instances answer, want %d", len(pids), n)
 		}
 		return ""
 	})

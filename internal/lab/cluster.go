@@ -96,11 +96,19 @@ func (b *base) Plugins(binary string) []int {
 	return Tagged(b.tag, binary, func(args []string) bool { return len(args) == 1 })
 }
 
-// removeAll stops all jobs and the agents.
+// removeAll stops all jobs and then the agents, which leave running tasks alone.
 func (b *base) removeAll() {
 	if jobs, _, err := b.api.Jobs().List(nil); err == nil {
 		for _, j := range jobs {
-			_, _, _ = b.api.Jobs().Deregister(j.ID, true, nil)
+			_, _, _ = b.api.Jobs().Deregister(j.ID, false, nil)
+		}
+	}
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		allocs, _, err := b.api.Allocations().List(nil)
+		if err != nil || !slices.ContainsFunc(allocs, func(a *api.AllocationListStub) bool {
+			return a.ClientStatus == "running" || a.ClientStatus == "pending"
+		}) {
+			break
 		}
 	}
 	for _, p := range b.agents {

@@ -42,9 +42,9 @@ const (
 )
 
 // Endpoint compiles a revision of an endpoint to a service job. Every revision
-// is a new version of the same job: Nomad replaces one instance at a time,
-// each when the one before it is ready, and goes back to the revision before
-// if one does not get ready in time.
+// is a new version of the same job: Nomad starts one instance beside the old
+// ones, replaces them one at a time once it is ready, and goes back to the
+// revision before if one does not get ready in time.
 func Endpoint(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Cluster) (*api.Job, error) {
 	if err := id.check(); err != nil {
 		return nil, fmt.Errorf("compiling endpoint %q: %w", id.Name, err)
@@ -90,9 +90,11 @@ func Endpoint(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Clust
 		// No deadline for progress: the first instance that fails or is late
 		// ends the deployment, instead of being placed again until then.
 		ProgressDeadline: new(time.Duration(0)),
-		Canary:           new(0),
-		AutoRevert:       new(true),
-		AutoPromote:      new(false),
+		// The first new instance comes beside the old ones, so that an endpoint
+		// of one instance is served throughout. It needs room for one more.
+		Canary:      new(1),
+		AutoPromote: new(true),
+		AutoRevert:  new(true),
 	}
 	job.TaskGroups = []*api.TaskGroup{{
 		Name:          new(GroupName),

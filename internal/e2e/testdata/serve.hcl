@@ -1,6 +1,10 @@
 pipeline "serve" {}
 
 variable "answer" { type = string }
+variable "count" {
+  type    = number
+  default = 2
+}
 variable "broken" {
   type    = bool
   default = false
@@ -26,7 +30,7 @@ endpoint "oracle" {
   code    = "code"
   command = ["python3", "oracle.py"]
   env     = { BROKEN = tostring(var.broken) }
-  count   = 2
+  count   = var.count
 
   ready_timeout = "20s"
   input "drover" { from = dataset.drover }
