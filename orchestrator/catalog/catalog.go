@@ -74,9 +74,10 @@ func (n *Nomad) Watch(ctx context.Context, update func([]Instance)) error {
 		}
 		retry = firstRetry
 		if next < index {
-			next = 0
+			index = 0 // the cluster has started anew
+		} else {
+			index = max(next, 1) // 0 would not wait
 		}
-		index = next
 		update(instances)
 	}
 }
