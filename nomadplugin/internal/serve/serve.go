@@ -60,6 +60,11 @@ func Run(p base.Plugin, typ base.Type, register func(grpc.ServiceRegistrar, hclo
 // The signal is caught, not ignored: a task would inherit an ignored one.
 func surviveAgent() {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	// An agent that was started with nohup ignores SIGHUP, and so would every
+	// task. Caught, it has its usual meaning again in what the plugin starts.
+	if signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 }
 
 // service is a go-plugin entry that only registers a gRPC service.
