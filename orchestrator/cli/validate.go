@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +23,11 @@ PIPELINE is a file, or a folder with a pipeline.hcl.`,
 		Example: "  drover validate examples/digits/pipeline.hcl\n  drover validate -var epochs=3 -json pipeline.hcl",
 		Args:    exactArgs("PIPELINE"),
 		RunE: func(_ *cobra.Command, args []string) error {
+			// This process lives for one file: memory is cheaper than a third of
+			// the time.
+			if a.Getenv("GOGC") == "" {
+				debug.SetGCPercent(400)
+			}
 			f, diags, err := readFile(args[0], vars)
 			if err != nil {
 				return err
