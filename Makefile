@@ -29,10 +29,12 @@ dev: build ## Run the whole platform in the foreground, with its state in .drove
 test: lint test-go test-python ## Run every test, with the race detector.
 
 test-go: build
-	$(GO) test -race -timeout 14m ./...
+	@# It ends with what was skipped, and why.
+	$(GO) tool gotestsum --format pkgname-and-test-fails -- -race -timeout 14m ./...
 
 test-python:
 	cd python && PYTHONPATH=src python3 -m unittest discover -s tests
+	python3 -m unittest discover -s examples/digits/tests
 
 e2e: build ## Run the end-to-end suite alone: on the devcluster, and on Nomad if NOMAD_ADDR or a nomad binary is there.
 	$(GO) test -count=1 -v -timeout 30m ./internal/e2e/...
