@@ -69,6 +69,7 @@ func engineOn(ctx context.Context, t lab.T, c lab.Cluster, bin string) []row {
 		for i := range engineRuns {
 			a := throughNomad(ctx, t, c, w, i).Seconds()
 			d := throughDrover(t, p, w).Seconds()
+			t.Logf("engine: %s, %s, round %d of %d: %.1f s alone, %.1f s with drover", c.Kind(), w.name, i+1, engineRuns, a, d)
 			alone, drover, added = append(alone, a), append(drover, d), append(added, (d-a)/steps*1e3)
 		}
 		overhead := spread(w.name, c.Kind()+", drover, added a step", "ms", added)
