@@ -55,7 +55,7 @@ func benchEngine(ctx context.Context) ([]row, error) {
 	}
 	err = inLab(func(t lab.T) { rows = append(rows, engineOn(ctx, t, lab.NewNomad(t, nomad, bin), bin)...) })
 	if err != nil {
-		return nil, fmt.Errorf("on Nomad: %w", err)
+		return rows, fmt.Errorf("on Nomad: %w", err)
 	}
 	return rows, nil
 }

@@ -88,16 +88,16 @@ func measure(ctx context.Context, names []string, asJSON bool) error {
 			continue
 		}
 		rows, err := b.run(ctx)
-		if err != nil {
-			return fmt.Errorf("measuring %s: %w", b.name, err)
-		}
 		for i := range rows {
 			rows[i].Benchmark = b.name
 		}
 		all = append(all, rows...)
-		if !asJSON {
+		if !asJSON && len(rows) > 0 {
 			fmt.Printf("\n%s: %s\n", b.name, b.about)
 			print(rows)
+		}
+		if err != nil {
+			return fmt.Errorf("measuring %s: %w", b.name, err)
 		}
 	}
 	if asJSON {

@@ -198,6 +198,9 @@ bind_addr = "127.0.0.1"
 log_level = "DEBUG"
 leave_on_interrupt = false
 disable_update_check = true
+limits {
+  http_max_conns_per_client = 0 # one machine is everybody here
+}
 advertise {
   http = "127.0.0.1"
   rpc  = "127.0.0.1"

@@ -101,7 +101,7 @@ func checkReattach(ctx context.Context, s *session) error {
 }
 
 func checkRecoverAfterKill(ctx context.Context, s *session) error {
-	p, t, err := s.withTask(ctx, `echo running; while [ ! -e "$NOMAD_TASK_DIR/go" ]; do sleep 0.05; done; echo went-on; sleep 60`)
+	p, t, err := s.withTask(ctx, `echo running; while [ -d "$NOMAD_TASK_DIR" ] && [ ! -e "$NOMAD_TASK_DIR/go" ]; do sleep 0.05; done; echo went-on; sleep 60`)
 	if err != nil {
 		return err
 	}
@@ -182,7 +182,7 @@ func checkRecoverEnded(ctx context.Context, s *session) error {
 }
 
 func checkRecoverExit(ctx context.Context, s *session) error {
-	p, t, err := s.withTask(ctx, `echo running; while [ ! -e "$NOMAD_TASK_DIR/go" ]; do sleep 0.05; done; echo ending; exit 42`)
+	p, t, err := s.withTask(ctx, `echo running; while [ -d "$NOMAD_TASK_DIR" ] && [ ! -e "$NOMAD_TASK_DIR/go" ]; do sleep 0.05; done; echo ending; exit 42`)
 	if err != nil {
 		return err
 	}

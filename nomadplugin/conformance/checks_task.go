@@ -307,7 +307,7 @@ func checkSignal(ctx context.Context, s *session) error {
 }
 
 func checkInspect(ctx context.Context, s *session) error {
-	p, t, err := s.withTask(ctx, `while [ ! -e "$NOMAD_TASK_DIR/go" ]; do sleep 0.05; done; exit 7`)
+	p, t, err := s.withTask(ctx, `while [ -d "$NOMAD_TASK_DIR" ] && [ ! -e "$NOMAD_TASK_DIR/go" ]; do sleep 0.05; done; exit 7`)
 	if err != nil {
 		return err
 	}
