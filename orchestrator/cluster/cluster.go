@@ -145,16 +145,20 @@ func (n *Nomad) deployments(id string, q *api.QueryOptions) ([]run.DeploymentSta
 	if err != nil {
 		return nil, err
 	}
-	revisions := map[uint64]string{}
+	metas := map[uint64]map[string]string{}
 	for _, v := range versions {
-		revisions[*v.Version] = v.Meta[jobspec.MetaRevision]
+		metas[*v.Version] = v.Meta
 	}
 	// A rollback is a new version with an old revision. The deployment of a
 	// revision is its first.
 	slices.SortFunc(all, func(a, b *api.Deployment) int { return int(int64(a.CreateIndex) - int64(b.CreateIndex)) })
 	var out []run.DeploymentState
 	for _, d := range all {
-		out = append(out, run.DeploymentState{JobVersion: d.JobVersion, Revision: revisions[d.JobVersion], Status: d.Status, Reason: d.StatusDescription})
+		meta := metas[d.JobVersion]
+		out = append(out, run.DeploymentState{
+			JobVersion: d.JobVersion, Revision: meta[jobspec.MetaRevision], Run: meta[jobspec.MetaRun],
+			Status: d.Status, Reason: d.StatusDescription,
+		})
 	}
 	return out, nil
 }

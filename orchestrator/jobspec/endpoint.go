@@ -1,6 +1,9 @@
 package jobspec
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -46,6 +49,25 @@ const (
 // ones, replaces them one at a time once it is ready, and goes back to the
 // revision before if one does not get ready in time.
 func Endpoint(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Cluster) (*api.Job, error) {
+	job, err := endpointJob(id, t, e, c)
+	if err != nil {
+		return nil, err
+	}
+	id.Revision, id.Run, id.Pipeline = 1, "", ""
+	bare, err := endpointJob(id, t, e, c)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(bare)
+	if err != nil {
+		return nil, fmt.Errorf("compiling endpoint %q: %w", id.Name, err)
+	}
+	sum := sha256.Sum256(text)
+	job.Meta[MetaSpec] = hex.EncodeToString(sum[:16])
+	return job, nil
+}
+
+func endpointJob(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Cluster) (*api.Job, error) {
 	if err := id.check(); err != nil {
 		return nil, fmt.Errorf("compiling endpoint %q: %w", id.Name, err)
 	}

@@ -33,6 +33,9 @@ const (
 	MetaRevision  = "drover.revision"
 	MetaModel     = "drover.model"
 	MetaVersion   = "drover.version"
+	// MetaSpec is a hash of what an endpoint's job runs, the same for
+	// revisions that differ in nothing else.
+	MetaSpec = "drover.spec"
 )
 
 // Identity says which attempt at which task a job is.

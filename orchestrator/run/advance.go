@@ -461,6 +461,10 @@ func (a *actor) model(ctx context.Context, n *node) {
 	}
 	n.Model, n.Version, n.Metrics = m.Registered, v.Number, metrics
 	n.Outputs = map[string]Output{"model": output}
+	if v.Run != string(a.state.ID) {
+		a.end(n, Succeeded, fmt.Sprintf("unchanged: version %d is the same, registered by run %s", v.Number, v.Run))
+		return
+	}
 	a.event(Event{Type: "model", Node: n.ID, Message: fmt.Sprintf("registered as version %d of model %q", v.Number, m.Registered)})
 	a.end(n, Succeeded, "")
 }
@@ -517,14 +521,23 @@ func (a *actor) job(at *attempt) (*api.Job, error) {
 	}
 	n := at.task.node
 	if n.Kind == pipeline.KindEndpoint {
-		d := at.Deployment
-		return jobspec.Endpoint(jobspec.EndpointIdentity{
-			Name: n.def.Name, Revision: d.Revision, Workspace: a.state.Workspace,
-			Model: d.Model, Version: d.Version, Pipeline: a.state.Pipeline, Run: string(a.state.ID),
-		}, *spec, *n.def.Endpoint, a.engine.config.JobCluster)
+		return a.revision(at, *at.Deployment)
 	}
 	return jobspec.Task(jobspec.Identity{
 		Run: string(a.state.ID), Node: n.ID, Trial: at.Trial, Attempt: at.Number,
 		Workspace: a.state.Workspace, Pipeline: a.state.Pipeline,
 	}, *spec, a.engine.config.JobCluster)
+}
+
+// revision makes the job of an endpoint's revision.
+func (a *actor) revision(at *attempt, d registry.Deployment) (*api.Job, error) {
+	spec, err := a.spec(at.task)
+	if err != nil {
+		return nil, err
+	}
+	n := at.task.node
+	return jobspec.Endpoint(jobspec.EndpointIdentity{
+		Name: n.def.Name, Revision: d.Revision, Workspace: a.state.Workspace,
+		Model: d.Model, Version: d.Version, Pipeline: a.state.Pipeline, Run: string(a.state.ID),
+	}, *spec, *n.def.Endpoint, a.engine.config.JobCluster)
 }

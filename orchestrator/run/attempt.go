@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
+	"github.com/drover-ml/drover/orchestrator/problem"
 	"github.com/drover-ml/drover/orchestrator/registry"
 )
 
@@ -184,7 +186,8 @@ func ask(r pipeline.Resources) string {
 	return gpu + ", " + s
 }
 
-// prepare finds out what an endpoint's job must be like when the new revision
+// prepare finds out whether the endpoint's live revision is what is wanted
+// already. If not, it finds out what the job must be like when the new revision
 // is registered, and gives that its number.
 func (a *actor) prepare(at *attempt) {
 	n := at.task.node
@@ -193,18 +196,35 @@ func (a *actor) prepare(at *attempt) {
 		JobID: at.JobID, Service: jobspec.ServiceName(a.state.Workspace, n.def.Name),
 		Run: string(a.state.ID), Node: string(n.ID), Attempt: at.Number,
 	}
+	wanted, err := a.revision(at, registry.Deployment{Revision: 1, Model: d.Model, Version: d.Version})
 	at.busy = true
+	if err != nil {
+		a.effect(func(context.Context) {
+			a.send(concluded{at, outcome{Phase: Failed, Reason: err.Error(), Final: true}})
+		})
+		return
+	}
 	a.call(at, func(ctx context.Context) (message, error) {
+		live, err := a.engine.config.Store.Endpoint(ctx, d.Workspace, d.Endpoint)
+		if err != nil && !problem.Is(err, problem.NotFound) {
+			return nil, err
+		}
+		s, err := a.engine.config.Cluster.Job(ctx, at.JobID)
+		if err == nil && serves(live, s, wanted.Meta[jobspec.MetaSpec]) {
+			reason := fmt.Sprintf("unchanged: revision %d serves it", live.Revision)
+			return concluded{at, outcome{Phase: Succeeded, Reason: reason}}, nil
+		}
+		if err != nil && !errors.Is(err, ErrNoJob) {
+			return nil, err
+		}
+		gone := err != nil
 		d, err := a.engine.config.Store.Deploy(ctx, d)
 		if err != nil {
 			return nil, err
 		}
-		s, err := a.engine.config.Cluster.Job(ctx, at.JobID)
 		switch {
-		case errors.Is(err, ErrNoJob):
+		case gone:
 			return prepared{at, d, 0}, nil
-		case err != nil:
-			return nil, err
 		case s.Meta[jobspec.MetaWorkspace] != d.Workspace || s.Meta[jobspec.MetaEndpoint] != d.Endpoint:
 			// Names with dashes may give the same job: a-b + c, a + b-c.
 			reason := fmt.Sprintf("job %s is that of endpoint %q of workspace %q: choose another name", d.JobID, s.Meta[jobspec.MetaEndpoint], s.Meta[jobspec.MetaWorkspace])
@@ -213,6 +233,16 @@ func (a *actor) prepare(at *attempt) {
 		}
 		return prepared{at, d, s.Index}, nil
 	})
+}
+
+// serves reports whether an endpoint's live revision runs in the cluster, is
+// healthy, and is just what spec is the hash of.
+func serves(live registry.Endpoint, s JobState, spec string) bool {
+	n := len(s.Deployments)
+	return live.Status == registry.Live && live.Pending == 0 && spec != "" &&
+		s.Meta[jobspec.MetaSpec] == spec && s.Meta[jobspec.MetaRun] == live.Run &&
+		s.Meta[jobspec.MetaRevision] == strconv.Itoa(live.Revision) &&
+		!s.Dead && !s.Stopped && n > 0 && s.Deployments[n-1].Status == "successful"
 }
 
 type prepared struct {

@@ -237,8 +237,10 @@ func (a *actor) retryTask(t *task, at *attempt) {
 func (a *actor) taskSucceeded(t *task, at *attempt, r *mltask.Result) {
 	n := t.node
 	if n.Kind == pipeline.KindEndpoint {
-		a.event(Event{Type: "endpoint", Node: n.ID, Phase: Succeeded, Message: fmt.Sprintf("revision %d serves version %d of model %q", at.Deployment.Revision, n.Version, n.Model)})
-		a.end(n, Succeeded, "")
+		if at.Deployment != nil {
+			a.event(Event{Type: "endpoint", Node: n.ID, Phase: Succeeded, Message: fmt.Sprintf("revision %d serves version %d of model %q", at.Deployment.Revision, n.Version, n.Model)})
+		}
+		a.end(n, Succeeded, at.Reason)
 		return
 	}
 	outputs := make(map[string]Output, len(r.Outputs))
@@ -283,13 +285,13 @@ func (a *actor) taskEnded(t *task, phase Phase, reason string) {
 
 // deployment looks at how an endpoint's new revision does.
 func (a *actor) deployment(at *attempt, m inspected) {
-	revision := strconv.Itoa(at.Deployment.Revision)
-	i := slices.IndexFunc(m.job.Deployments, func(d DeploymentState) bool { return d.Revision == revision })
+	revision, id := strconv.Itoa(at.Deployment.Revision), string(a.state.ID)
+	i := slices.IndexFunc(m.job.Deployments, func(d DeploymentState) bool { return d.Revision == revision && d.Run == id })
 	switch {
 	case !m.there:
 		a.settle(at, nil, "its job was removed from the cluster")
 		return
-	case i < 0 && m.job.Meta[jobspec.MetaRevision] != revision:
+	case i < 0 && (m.job.Meta[jobspec.MetaRevision] != revision || m.job.Meta[jobspec.MetaRun] != id):
 		a.settle(at, nil, "the endpoint's job was changed meanwhile, by another run or by hand: retry the run to deploy it again")
 		return
 	case i < 0:

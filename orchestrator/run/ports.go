@@ -228,7 +228,7 @@ type JobState struct {
 	Dead    bool // nothing of it runs or will run
 	Allocs  []Alloc
 	Waits   string // why nothing can be placed, "" if nothing waits
-	// Deployments are a service's, the newest first.
+	// Deployments are a service's, the oldest first.
 	Deployments []DeploymentState
 }
 
@@ -236,6 +236,7 @@ type JobState struct {
 type DeploymentState struct {
 	JobVersion uint64
 	Revision   string // meta drover.revision of the job's version, "" if unknown
+	Run        string // its meta drover.run: other servers count revisions, too
 	Status     string // Nomad's: running, successful, failed, cancelled ...
 	Reason     string
 }

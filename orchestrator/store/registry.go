@@ -1,9 +1,11 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -109,7 +111,9 @@ func (db *DB) VersionsOf(ctx context.Context, workspace, digest string) ([]regis
 	return versions, nil
 }
 
-// AddVersion registers a version, once for each run and node.
+// AddVersion registers a version, once for each run and node. If the alias (or
+// without one, the newest version) names one that is the same in everything
+// that was learnt, that one is returned and nothing is registered.
 func (db *DB) AddVersion(ctx context.Context, v registry.Version, alias string) (out registry.Version, err error) {
 	err = db.writer.do(ctx, func(t *tx) error {
 		var text string
@@ -118,6 +122,11 @@ func (db *DB) AddVersion(ctx context.Context, v registry.Version, alias string) 
 			out = registry.Version{}
 			return decode(text, &out)
 		case !errors.Is(err, sql.ErrNoRows):
+			return err
+		}
+		same, found, err := t.sameVersion(v, alias)
+		if err != nil || found {
+			out = same
 			return err
 		}
 		out = v
@@ -133,7 +142,7 @@ func (db *DB) AddVersion(ctx context.Context, v registry.Version, alias string) 
 		if alias == "" {
 			return nil
 		}
-		_, err := t.moveAlias(registry.AliasMove{
+		_, err = t.moveAlias(registry.AliasMove{
 			Workspace: v.Workspace, Model: v.Model, Alias: alias, To: out.Number,
 			By: v.By, Reason: fmt.Sprintf("registered by %s of run %s", v.Node, v.Run), At: v.Created,
 		})
@@ -143,6 +152,45 @@ func (db *DB) AddVersion(ctx context.Context, v registry.Version, alias string) 
 		return registry.Version{}, fmt.Errorf("registering a version of model %q: %w", v.Model, err)
 	}
 	return out, nil
+}
+
+// sameVersion finds the version that alias names, or the newest one, if it has
+// v's content, metrics and parameters.
+func (t *tx) sameVersion(v registry.Version, alias string) (registry.Version, bool, error) {
+	q, args := `SELECT doc FROM versions WHERE workspace = ? AND model = ? ORDER BY number DESC LIMIT 1`, []any{v.Workspace, v.Model}
+	if alias != "" {
+		q = `SELECT v.doc FROM versions v JOIN aliases a USING (workspace, model, number) WHERE a.workspace = ? AND a.model = ? AND a.alias = ?`
+		args = append(args, alias)
+	}
+	var text string
+	var had registry.Version
+	switch err := t.get(q, args, &text); {
+	case errors.Is(err, sql.ErrNoRows):
+		return had, false, nil
+	case err != nil:
+		return had, false, err
+	}
+	if err := decode(text, &had); err != nil {
+		return had, false, err
+	}
+	// As it would be read again: empty maps are not stored.
+	stored, err := json.Marshal(v)
+	if err == nil {
+		v = registry.Version{}
+		err = json.Unmarshal(stored, &v)
+	}
+	if err != nil {
+		return had, false, err
+	}
+	learnt := func(v registry.Version) ([]byte, error) {
+		return json.Marshal([]any{v.Digest, v.Source, v.Metrics, v.Params, v.Inputs})
+	}
+	a, err := learnt(had)
+	if err != nil {
+		return had, false, err
+	}
+	b, err := learnt(v)
+	return had, bytes.Equal(a, b), err
 }
 
 // MoveAlias points an alias at another version.

@@ -265,7 +265,7 @@ func (c *Cluster) Register(ctx context.Context, spec *api.Job, base uint64) erro
 		j.spec, j.index, j.stopped = spec, c.index, false
 		j.revisions = append(j.revisions, spec)
 		if *spec.Type == api.JobTypeService {
-			j.deployments = append(j.deployments, run.DeploymentState{JobVersion: j.version, Revision: spec.Meta[jobspec.MetaRevision], Status: "running"})
+			j.deployments = append(j.deployments, run.DeploymentState{JobVersion: j.version, Revision: spec.Meta[jobspec.MetaRevision], Run: spec.Meta[jobspec.MetaRun], Status: "running"})
 			c.announce(run.Update{JobID: *spec.ID})
 		}
 		c.place(j)
@@ -395,7 +395,7 @@ func (c *Cluster) serve(j *job, a *alloc, t Task, x Exit) {
 		j.spec = j.revisions[len(j.revisions)-2]
 		j.revisions = append(j.revisions, j.spec)
 		j.index = c.index
-		j.deployments = append(j.deployments, run.DeploymentState{JobVersion: j.version, Revision: j.spec.Meta[jobspec.MetaRevision], Status: "successful"})
+		j.deployments = append(j.deployments, run.DeploymentState{JobVersion: j.version, Revision: j.spec.Meta[jobspec.MetaRevision], Run: j.spec.Meta[jobspec.MetaRun], Status: "successful"})
 	}
 	c.publish(a)
 }
