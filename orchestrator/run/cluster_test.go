@@ -530,3 +530,60 @@ func TestEndpointsOfTwoWorkspacesNeverShareAJob(t *testing.T) {
 		t.Errorf("the run ended %s, %q; want failed, %q", r.Phase, r.Error, want)
 	}
 }
+
+// What is the same is left alone: the second run of an unchanged pipeline
+// registers no version and touches no job.
+func TestUnchangedModelAndEndpoint(t *testing.T) {
+	w := newWorld(t)
+	w.open(nil)
+	w.task("step.train", measures(map[string]float64{"accuracy": 1}))
+	first := w.wait(w.submit(served))
+	if first.Phase != run.Succeeded {
+		t.Fatal(describe(first))
+	}
+	job := node(first, "endpoint.digits").Attempts[0].JobID
+	before, err := w.cluster.Job(t.Context(), job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := w.wait(w.submit(served))
+	m, e := node(second, "model.digits"), node(second, "endpoint.digits")
+	if second.Phase != run.Succeeded || m.Version != 1 || !strings.HasPrefix(m.Reason, "unchanged: version 1 ") || e.Reason != "unchanged: revision 1 serves it" {
+		t.Errorf("the second run: %s; model: %q, endpoint: %q", describe(second), m.Reason, e.Reason)
+	}
+	after, err := w.cluster.Job(t.Context(), job)
+	if err != nil || after.Index != before.Index {
+		t.Errorf("the endpoint's job was registered again: index %d, then %d, %v", before.Index, after.Index, err)
+	}
+
+	// Changed by hand, it is deployed again.
+	if err := w.cluster.Stop(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+	third := w.wait(w.submit(served))
+	if e := node(third, "endpoint.digits"); third.Phase != run.Succeeded || e.Reason != "" {
+		t.Errorf("after its job was stopped: %s; endpoint: %q", describe(third), e.Reason)
+	}
+}
+
+// A server with a new state does not take the job that an earlier one left for
+// its own, though both count revisions from 1.
+func TestEndpointOfAnEarlierServer(t *testing.T) {
+	w := newWorld(t)
+	w.open(nil)
+	w.task("step.train", measures(map[string]float64{"accuracy": 1}))
+	first := w.wait(w.submit(served))
+	job := node(first, "endpoint.digits").Attempts[0].JobID
+	before, err := w.cluster.Job(t.Context(), job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.shut()
+	w.path += ".new"
+	w.open(nil)
+	second := w.wait(w.submit(served))
+	after, err := w.cluster.Job(t.Context(), job)
+	if err != nil || second.Phase != run.Succeeded || after.Meta["drover.run"] != string(second.ID) || after.Index == before.Index {
+		t.Errorf("%s; the job is of run %s, index %d then %d, %v", describe(second), after.Meta["drover.run"], before.Index, after.Index, err)
+	}
+}
