@@ -350,3 +350,46 @@ func readLink(t *testing.T, path string) string {
 	}
 	return s
 }
+
+// An attempt that succeeded is not done twice, as when its node is lost just
+// afterwards and Nomad places it again; one that failed is.
+func TestDoneBefore(t *testing.T) {
+	t.Parallel()
+	n, store := newStoreNode(t)
+	marks := filepath.Join(t.TempDir(), "marks")
+	config := func(script string) map[string]any {
+		return with(shell("echo start >> "+marks+"; "+script), map[string]any{
+			"output": []any{map[string]any{"name": "model"}}, "result_key": "run/train/1",
+		})
+	}
+	starts := func(want int) {
+		t.Helper()
+		if got := strings.Count(read(t, marks), "start"); got != want {
+			t.Errorf("the command was started %d times, want %d", got, want)
+		}
+	}
+
+	failing := n.task(config("exit 3"))
+	n.start(failing)
+	if exit := n.wait(failing); exit.ExitCode != 3 {
+		t.Fatalf("exit %+v, want 3", exit)
+	}
+	first := n.task(config(`echo weights > "$DROVER_OUTPUT_DIR/model"`))
+	n.start(first)
+	if exit := n.wait(first); exit.ExitCode != 0 {
+		t.Fatalf("exit %+v after a failure, want 0", exit)
+	}
+	starts(2)
+	want := n.result(store, "run/train/1")
+
+	again := n.task(config(`echo other > "$DROVER_OUTPUT_DIR/model"`))
+	n.start(again)
+	if exit := n.wait(again); exit.ExitCode != 0 || exit.Err != nil {
+		t.Errorf("exit %+v, want 0", exit)
+	}
+	starts(2)
+	n.shown(again, "Done before, by allocation "+want.AllocID+": not run again")
+	if got := n.result(store, "run/train/1"); asJSON(t, got) != asJSON(t, want) {
+		t.Errorf("the record changed: %+v, was %+v", got, want)
+	}
+}

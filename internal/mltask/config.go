@@ -110,6 +110,12 @@ type Result struct {
 	Devices []string `json:"devices,omitempty"`
 }
 
+// Succeeded reports whether the task did all that it had to. A missing record
+// is no success.
+func (r *Result) Succeeded() bool {
+	return r != nil && r.ExitCode == 0 && r.Signal == 0 && r.Error == ""
+}
+
 // StoredOutput is an output in the artefact store.
 type StoredOutput struct {
 	Digest string `json:"digest"`

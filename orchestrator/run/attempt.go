@@ -534,7 +534,7 @@ func (a *actor) displaced(at *attempt, alloc *Alloc) {
 	id := a.identity(at)
 	a.call(at, func(ctx context.Context) (message, error) {
 		r, err := a.engine.record(ctx, id)
-		if err != nil || !succeeded(r) {
+		if err != nil || !r.Succeeded() {
 			return lookedUp{at, nil}, err
 		}
 		o := judge(alloc, r, "", false, false)

@@ -23,17 +23,13 @@ type outcome struct {
 	Points      []MetricPoint
 }
 
-func succeeded(r *mltask.Result) bool {
-	return r != nil && r.ExitCode == 0 && r.Signal == 0 && r.Error == ""
-}
-
 // judge says how an attempt ended, from its last allocation (nil if none was
 // seen), its result record (nil if there is none), and why it was stopped, if
 // it was. The record of a success is proof, whatever happened after. gone
 // tells that the job is not in the cluster any more.
 func judge(alloc *Alloc, record *mltask.Result, stopping string, cancelled, gone bool) outcome {
 	o := outcome{Phase: Failed, Record: record}
-	if succeeded(record) {
+	if record.Succeeded() {
 		o.Phase, o.ExitCode = Succeeded, new(0)
 		return o
 	}

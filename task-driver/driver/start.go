@@ -206,6 +206,17 @@ func (d *Driver) prepare(ctx context.Context, c *driver.TaskConfig, m *mltask.Co
 		}
 		defer store.Close()
 	}
+	before, err := doneBefore(ctx, store, m)
+	if err != nil {
+		return supervisor.Spec{}, err
+	}
+	if before != nil {
+		// Nomad places a task again whose node was lost just after its success.
+		if err := journal.Add("done-before", "Done before, by allocation "+before.AllocID+": not run again", nil); err != nil {
+			return supervisor.Spec{}, err
+		}
+		m = &mltask.Config{Command: "/bin/sh", Args: []string{"-c", ":"}}
+	}
 	var cache *stage.Cache
 	if m.Code != "" || len(m.Inputs) > 0 {
 		if cache, err = d.openCache(); err != nil {
@@ -247,6 +258,25 @@ func (d *Driver) prepare(ctx context.Context, c *driver.TaskConfig, m *mltask.Co
 		spec.NetNS = c.Network.Path
 	}
 	return spec, nil
+}
+
+// doneBefore is the result record of an earlier start of the same attempt that
+// succeeded, nil if there is none.
+func doneBefore(ctx context.Context, store *artifact.Store, m *mltask.Config) (*mltask.Result, error) {
+	if store == nil || m.ResultKey == "" {
+		return nil, nil
+	}
+	var r mltask.Result
+	err := store.GetRecord(ctx, "results/"+m.ResultKey, &r)
+	switch {
+	case errors.Is(err, artifact.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("looking for the task's result record: %w", err)
+	case !r.Succeeded():
+		return nil, nil
+	}
+	return &r, nil
 }
 
 // showWhileStaging shows the events of a task that no handle watches yet, until
