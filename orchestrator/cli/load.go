@@ -116,12 +116,17 @@ func (f *file) path(p string) string {
 }
 
 // check says what is wrong with a path of the pipeline file.
-func (f *file) check(p string) error {
-	_, err := os.Stat(f.path(p))
-	if errors.Is(err, fs.ErrNotExist) {
+func (f *file) check(p string, folder bool) error {
+	info, err := os.Stat(f.path(p))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("there is no file or folder %s", f.path(p))
+	case err != nil:
+		return err
+	case folder && !info.IsDir():
+		return pipeline.ErrNotFolder
 	}
-	return err
+	return nil
 }
 
 // scan describes everything that the pipeline takes in, by path as written.

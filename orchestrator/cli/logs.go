@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
+	"github.com/drover-ml/drover/orchestrator/api/client"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
 
@@ -28,11 +30,11 @@ standard error. Without -attempt it is the last attempt's.`,
 			if err != nil {
 				return err
 			}
-			n, err := findNode(cmd.Context(), c, run.ID(args[0]), args[1])
+			node, err := findNode(cmd.Context(), c, run.ID(args[0]), args[1])
 			if err != nil {
 				return err
 			}
-			s := run.LogSelector{Node: n.ID, Attempt: opts.attempt, Stream: "stdout", Tail: opts.tail, Follow: opts.follow}
+			s := run.LogSelector{Node: node.ID, Attempt: opts.attempt, Stream: "stdout", Tail: opts.tail, Follow: opts.follow}
 			if opts.stderr {
 				s.Stream = "stderr"
 			}
@@ -44,11 +46,15 @@ standard error. Without -attempt it is the last attempt's.`,
 				return err
 			}
 			defer logs.Close()
-			if _, err := io.Copy(a.Out, logs); err != nil {
+			n, err := io.Copy(a.Out, logs)
+			if err != nil {
 				if cmd.Context().Err() != nil {
 					return errInterrupted
 				}
 				return fmt.Errorf("reading the log: %w", err)
+			}
+			if n == 0 && s.Stream == "stdout" {
+				return a.hintAtStderr(cmd.Context(), c, run.ID(args[0]), s)
 			}
 			return nil
 		},
@@ -60,6 +66,22 @@ standard error. Without -attempt it is the last attempt's.`,
 	flags.IntVar(&opts.attempt, "attempt", 0, "`NUMBER` of the attempt, from 1")
 	flags.Int64Var(&opts.tail, "tail", 0, "Only the last so many `BYTES`")
 	return cmd
+}
+
+// hintAtStderr says so if a task that wrote nothing to its standard output wrote
+// to its standard error, as one that failed often did.
+func (a *app) hintAtStderr(ctx context.Context, c *client.Client, id run.ID, s run.LogSelector) error {
+	s.Stream, s.Tail, s.Follow = "stderr", 1, false
+	logs, err := c.Logs(ctx, id, s)
+	if err != nil {
+		return err
+	}
+	defer logs.Close()
+	n, err := io.Copy(io.Discard, logs)
+	if err == nil && n > 0 {
+		fmt.Fprintln(a.Err, "Standard output is empty; standard error is not: -stderr prints it.")
+	}
+	return err
 }
 
 func (a *app) cancelCmd() *cobra.Command {

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -172,7 +171,7 @@ func (a *app) printComparison(runs []run.Run, rows []show.Row) {
 	}
 	header := []string{"KIND", "STEP", "NAME"}
 	for _, r := range runs {
-		header = append(header, strings.ToUpper(string(r.ID)))
+		header = append(header, string(r.ID))
 	}
 	t := term.NewTable(header...)
 	for _, row := range rows {

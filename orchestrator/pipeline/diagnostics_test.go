@@ -78,7 +78,7 @@ step "train" {
 }
 `)
 	_, diags := pipeline.Parse("p.hcl", src, pipeline.Options{
-		Check: func(path string) error { return errors.New(path + " does not exist") },
+		Check: func(path string, _ bool) error { return errors.New(path + " does not exist") },
 	})
 	var got []string
 	for _, d := range diags {

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -9,6 +10,9 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 )
+
+// ErrNotFolder is what Options.Check returns for a file where a folder must be.
+var ErrNotFolder = errors.New("not a folder")
 
 // Options are what a file is parsed with. The zero value parses it alone.
 type Options struct {
@@ -21,8 +25,9 @@ type Options struct {
 	// and from several goroutines.
 	Sources func(path string) (digest string, ok bool)
 	// Check says what is wrong with a path of the file, nil if it can be read.
-	// Without it, paths are not checked.
-	Check func(path string) error
+	// With folder it must be a folder, and ErrNotFolder says that it is none.
+	// Without Check, paths are not checked.
+	Check func(path string, folder bool) error
 }
 
 // Parse parses the pipeline file src. It reports everything that is wrong

@@ -340,8 +340,11 @@ func TestDigitsExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, diags := pipeline.Parse(file, src, pipeline.Options{Check: func(path string) error {
-		_, err := os.Stat(filepath.Join(folder, path))
+	p, diags := pipeline.Parse(file, src, pipeline.Options{Check: func(path string, folder bool) error {
+		info, err := os.Stat(filepath.Join("../../examples/digits", path))
+		if err == nil && folder && !info.IsDir() {
+			return pipeline.ErrNotFolder
+		}
 		return err
 	}})
 	if len(diags) > 0 {
@@ -358,5 +361,26 @@ func TestDigitsExample(t *testing.T) {
 	golden(t, "digits.dot", dot.Bytes())
 	if trials := node(t, p, "sweep.search").Sweep.Size(); trials < 3 {
 		t.Errorf("the search has %d trials", trials)
+	}
+}
+
+// A file where a step's code must be a folder is found out before anything is
+// submitted, also where the path was taken in as a dataset before.
+func TestCodeIsAFolder(t *testing.T) {
+	src := `pipeline "p" {}
+dataset "d" { path = "train.sh" }
+step "s" {
+  code    = "train.sh"
+  command = ["sh", "train.sh"]
+}
+`
+	_, diags := pipeline.Parse("p.hcl", []byte(src), pipeline.Options{Check: func(_ string, folder bool) error {
+		if folder {
+			return pipeline.ErrNotFolder
+		}
+		return nil
+	}})
+	if len(diags) != 1 || diags[0].Summary != "Not a folder" || diags[0].Subject.Start.Line != 4 {
+		t.Errorf("got %v, want one problem in line 4", diags)
 	}
 }

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -78,7 +79,7 @@ func (b *nodeBuilder) task(step *Step) {
 	d := b.node.deferred
 	b.required("command")
 	step.Priority = int(b.integer("priority", 50, 1, 100))
-	if path, at, ok := b.str("code"); ok && b.path(path, at, "Code") {
+	if path, at, ok := b.str("code"); ok && b.path(path, at, codePath) {
 		step.Code = path
 	}
 	if attr := b.body.Attributes["command"]; attr != nil {
@@ -355,6 +356,9 @@ func (b *nodeBuilder) nodeReference(expr hclsyntax.Expression, name string) (ref
 	return ref, fits
 }
 
+// codePath is what path calls a step's code, which must be a folder.
+const codePath = "Code"
+
 // path takes in a file or folder, and reports whether it can be one.
 func (b *nodeBuilder) path(path string, at hcl.Range, what string) bool {
 	switch {
@@ -365,16 +369,23 @@ func (b *nodeBuilder) path(path string, at hcl.Range, what string) bool {
 		b.report(problem(at, "Invalid path", "Only files and folders are taken in, by a path relative to this file; URLs are not."))
 		return false
 	}
-	if b.p.paths[path] {
+	folder := what == codePath
+	if b.p.paths[path] && !folder {
 		return true
 	}
-	b.p.paths[path] = true
-	b.p.pipeline.Paths = append(b.p.pipeline.Paths, Path{Path: path, Range: at})
-	if b.p.opts.Check != nil {
-		if err := b.p.opts.Check(path); err != nil {
-			b.report(problem(at, what+" not found", fmt.Sprintf("%v. Paths are relative to the folder of this file.", err)))
-			return false
-		}
+	if !b.p.paths[path] {
+		b.p.paths[path] = true
+		b.p.pipeline.Paths = append(b.p.pipeline.Paths, Path{Path: path, Range: at})
 	}
-	return true
+	if b.p.opts.Check == nil {
+		return true
+	}
+	err := b.p.opts.Check(path, folder)
+	switch {
+	case errors.Is(err, ErrNotFolder):
+		b.report(problem(at, "Not a folder", fmt.Sprintf("%s is a file. The code is the folder that the command starts in: name the folder that has the file.", path)))
+	case err != nil:
+		b.report(problem(at, what+" not found", fmt.Sprintf("%v. Paths are relative to the folder of this file.", err)))
+	}
+	return err == nil
 }
