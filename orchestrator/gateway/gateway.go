@@ -11,6 +11,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -278,30 +279,30 @@ func (g *Gateway) notReady(w http.ResponseWriter, k key, e *endpoint) {
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {
-	body, err := json.Marshal(v)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	writeBody(w, code, "application/json", body)
+	write(w, code, "application/json", v)
 }
 
 // writeProblem answers with problem details (RFC 9457). Clients of the Open
 // Inference Protocol read "error".
 func writeProblem(w http.ResponseWriter, code int, title, detail string) {
-	body, _ := json.Marshal(struct {
+	write(w, code, "application/problem+json", struct {
 		Title  string `json:"title"`
 		Status int    `json:"status"`
 		Detail string `json:"detail"`
 		Error  string `json:"error"`
 	}{title, code, detail, title + ": " + detail})
-	writeBody(w, code, "application/problem+json", body)
 }
 
-func writeBody(w http.ResponseWriter, code int, contentType string, body []byte) {
-	body = append(body, '\n')
+func write(w http.ResponseWriter, code int, contentType string, v any) {
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
+	enc.SetEscapeHTML(false) // people read these, and <endpoint> is for them
+	if err := enc.Encode(v); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
 	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
 	w.WriteHeader(code)
-	_, _ = w.Write(body) // a client that has left needs none
+	_, _ = w.Write(body.Bytes()) // a client that has left needs none
 }

@@ -37,7 +37,7 @@ def serve(
     model: str,
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
-    version: str = "1",
+    version: Optional[str] = None,
     host: Optional[str] = None,
     port: Optional[int] = None,
     concurrency: int = 1,
@@ -52,6 +52,8 @@ def serve(
     loaded, and ready after. The function is called by at most concurrency
     threads at once. For a request that is at fault it raises BadInput.
 
+    The version is DROVER_MODEL_VERSION, else "1", and is only told.
+
     The port is NOMAD_PORT_http or DROVER_PORT, else 8080; 0 takes a free one.
     The host is NOMAD_IP_http, else 127.0.0.1.
 
@@ -64,7 +66,7 @@ def serve(
         model=model,
         inputs=inputs,
         outputs=outputs,
-        version=version,
+        version=version or os.environ.get("DROVER_MODEL_VERSION") or "1",
         host=host,
         port=port,
         concurrency=concurrency,
