@@ -141,6 +141,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 func (g *Gateway) update(ctx context.Context, known map[string]*instance, found []catalog.Instance, probes *sync.WaitGroup) {
 	next := &table{endpoints: map[key]*endpoint{}}
 	seen := map[string]bool{}
+	var begin []func()
 	for _, f := range found {
 		k := key{f.Tags[catalog.TagWorkspace], f.Tags[catalog.TagEndpoint]}
 		if k.name == "" || k.workspace == "" {
@@ -150,7 +151,9 @@ func (g *Gateway) update(ctx context.Context, known map[string]*instance, found 
 		seen[id] = true
 		in := known[id]
 		if in == nil {
-			in = g.newInstance(ctx, f, probes)
+			pctx, stop := context.WithCancel(ctx)
+			in = newInstance(f, stop)
+			begin = append(begin, func() { g.probeLoop(pctx, in) })
 			known[id] = in
 		}
 		e := next.endpoints[k]
@@ -161,6 +164,10 @@ func (g *Gateway) update(ctx context.Context, known map[string]*instance, found 
 		e.instances = append(e.instances, in)
 	}
 	g.routes.Store(next)
+	// Not before: who is told that an instance is ready finds it among the routes.
+	for _, probe := range begin {
+		probes.Go(probe)
+	}
 	for id, in := range known {
 		if !seen[id] {
 			g.cfg.Logger.Info("instance gone", "endpoint", in.Tags[catalog.TagEndpoint], "address", in.Address)
@@ -172,11 +179,9 @@ func (g *Gateway) update(ctx context.Context, known map[string]*instance, found 
 	}
 }
 
-func (g *Gateway) newInstance(ctx context.Context, f catalog.Instance, probes *sync.WaitGroup) *instance {
-	pctx, stop := context.WithCancel(ctx)
+func newInstance(f catalog.Instance, stop context.CancelFunc) *instance {
 	in := &instance{Instance: f, pool: newPool(f.Address), probe: make(chan struct{}, 1), stop: stop}
 	in.setReady(false, "not asked yet")
-	probes.Go(func() { g.probeLoop(pctx, in) })
 	return in
 }
 
