@@ -28,7 +28,7 @@ type T interface {
 
 // Wait is how long a test waits for anything before it fails. It is generous,
 // since it costs only failing tests.
-const Wait = 2 * time.Minute
+const Wait = 5 * time.Minute
 
 // Eventually calls ok until it returns "" and fails with its last word if it
 // never does. It is for what only other processes can see change.
