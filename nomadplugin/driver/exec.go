@@ -178,6 +178,15 @@ func (c *Client) execStreaming(ctx context.Context, id string, x ExecStreams) (*
 		defer mu.Unlock()
 		return stream.Send(m)
 	}
+	// The size that the terminal has now goes first: behind input it would wait
+	// until the command reads that.
+	select {
+	case size, ok := <-x.Resize:
+		if ok {
+			_ = send(sizeMessage(size)) // if the stream ended, Recv has the reason
+		}
+	default:
+	}
 	go sendStdin(x.Stdin, send)
 	go sendSizes(ctx, x.Resize, send)
 
@@ -241,12 +250,15 @@ func sendSizes(ctx context.Context, sizes <-chan TerminalSize, send func(*driver
 			if !ok {
 				return
 			}
-			m := &driverpb.ExecTaskStreamingRequest{
-				TtySize: &driverpb.ExecTaskStreamingRequest_TerminalSize{Height: s.Height, Width: s.Width},
-			}
-			if send(m) != nil {
+			if send(sizeMessage(s)) != nil {
 				return
 			}
 		}
+	}
+}
+
+func sizeMessage(s TerminalSize) *driverpb.ExecTaskStreamingRequest {
+	return &driverpb.ExecTaskStreamingRequest{
+		TtySize: &driverpb.ExecTaskStreamingRequest_TerminalSize{Height: s.Height, Width: s.Width},
 	}
 }
