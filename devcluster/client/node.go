@@ -13,8 +13,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -421,14 +423,16 @@ func (n *Node) Stop() {
 	}
 }
 
+// runners are the node's allocations as they stand.
+func (n *Node) runners() []*allocRunner {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Collect(maps.Values(n.allocs))
+}
+
 // Destroy stops all tasks, then the node.
 func (n *Node) Destroy(ctx context.Context) error {
-	n.mu.Lock()
-	var all []*allocRunner
-	for _, r := range n.allocs {
-		all = append(all, r)
-	}
-	n.mu.Unlock()
+	all := n.runners()
 	for _, r := range all {
 		r.stop("the development cluster is being destroyed")
 	}
@@ -456,13 +460,7 @@ func (n *Node) SetPartitioned(yes bool) {
 // tellAll tells the server what it may have missed.
 func (n *Node) tellAll() {
 	n.reports.all()
-	n.mu.Lock()
-	var all []*allocRunner
-	for _, r := range n.allocs {
-		all = append(all, r)
-	}
-	n.mu.Unlock()
-	for _, r := range all {
+	for _, r := range n.runners() {
 		if !r.ended() {
 			r.services.refresh()
 		}

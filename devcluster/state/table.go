@@ -94,8 +94,6 @@ func (t *table[T]) replay(index uint64, c journal.Change) error {
 	return nil
 }
 
-func (t *table[T]) tableName() string { return t.name }
-
 func (t *table[T]) lastChange() uint64 { return t.changed }
 
 func (t *table[T]) dump(yield func(journal.Record) bool) bool {
@@ -120,7 +118,6 @@ func (t *table[T]) dump(yield func(journal.Record) bool) bool {
 
 // anyTable is a table of any row type, as the store handles all alike.
 type anyTable interface {
-	tableName() string
 	lastChange() uint64
 	replay(index uint64, c journal.Change) error
 	dump(yield func(journal.Record) bool) bool

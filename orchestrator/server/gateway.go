@@ -51,7 +51,7 @@ func RunGateway(ctx context.Context, cfg GatewayConfig, ready func(url string)) 
 	if cfg.MetricsListen != "" {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-		if _, err := serve(ctx, group, cfg.MetricsListen, mux); err != nil {
+		if _, err := serveHTTP(ctx, group, cfg.MetricsListen, mux); err != nil {
 			stop()
 			return errors.Join(err, group.Wait())
 		}

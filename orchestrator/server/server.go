@@ -141,7 +141,7 @@ func (s *Server) startAPI(ctx context.Context, metrics *prometheus.Registry) (er
 		Runs: s.engine, History: s.engine, Models: s.engine.Registry(), Endpoints: s.engine, Artifacts: s.artifacts,
 		Tokens: s.cfg.Tokens, Gateway: gatewayURL, Version: version.Version, Metrics: metrics, Logger: s.cfg.Logger,
 	})
-	s.api, err = serve(ctx, s.group, s.cfg.Listen, handler)
+	s.api, err = serveHTTP(ctx, s.group, s.cfg.Listen, handler)
 	return err
 }
 
@@ -222,43 +222,42 @@ const (
 	stopTimeout   = 5 * time.Second
 )
 
-// serve answers requests on an address until ctx ends.
-func serve(ctx context.Context, group *errgroup.Group, listen string, handler http.Handler) (*service, error) {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
-	if err != nil {
-		return nil, fmt.Errorf("listening: %w", err)
-	}
+// httpServer is what net/http's server and the gateway's have in common.
+type httpServer interface {
+	Serve(net.Listener) error
+	Shutdown(context.Context) error
+}
+
+// serveHTTP answers a plain handler's requests on an address until ctx ends.
+func serveHTTP(ctx context.Context, group *errgroup.Group, listen string, handler http.Handler) (*service, error) {
 	srv := &http.Server{
 		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10,
 		// Requests that wait end when the server does.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	group.Go(func() error {
-		if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serving %s: %w", listener.Addr(), err)
-		}
-		return nil
-	})
-	group.Go(func() error {
-		<-ctx.Done()
-		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-		defer cancel()
-		if err := srv.Shutdown(stopping); err != nil {
-			return srv.Close()
-		}
-		return nil
-	})
-	return &service{listener}, nil
+	return serve(ctx, group, listen, srv, func(error) error { return srv.Close() })
 }
 
 func startGateway(ctx context.Context, group *errgroup.Group, client *nomad.Client, listen string, metrics prometheus.Registerer, log *slog.Logger) (*service, error) {
+	g := gateway.New(gateway.Config{Catalog: catalog.NewNomad(client, log), Logger: log, Registerer: metrics})
+	svc, err := serve(ctx, group, listen, &http1.Server{Handler: g, Logger: log}, func(err error) error {
+		log.Warn("requests were cut at the gateway's end", "error", err)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("starting the gateway: %w", err)
+	}
+	group.Go(func() error { return g.Run(ctx) })
+	return svc, nil
+}
+
+// serve answers requests on an address until ctx ends. Then those under way
+// get a while; late is told if they outlast it.
+func serve(ctx context.Context, group *errgroup.Group, listen string, srv httpServer, late func(error) error) (*service, error) {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
 	if err != nil {
-		return nil, fmt.Errorf("starting the gateway: listening: %w", err)
+		return nil, fmt.Errorf("listening: %w", err)
 	}
-	g := gateway.New(gateway.Config{Catalog: catalog.NewNomad(client, log), Logger: log, Registerer: metrics})
-	srv := &http1.Server{Handler: g, Logger: log}
-	group.Go(func() error { return g.Run(ctx) })
 	group.Go(func() error {
 		if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serving %s: %w", listener.Addr(), err)
@@ -270,7 +269,7 @@ func startGateway(ctx context.Context, group *errgroup.Group, client *nomad.Clie
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		if err := srv.Shutdown(stopping); err != nil {
-			log.Warn("requests were cut at the gateway's end", "error", err)
+			return late(err)
 		}
 		return nil
 	})

@@ -67,9 +67,6 @@ func New(c Config) (*Client, error) {
 	return &Client{base: base, token: c.Token, user: c.User, workspace: c.Workspace, http: c.HTTP}, nil
 }
 
-// Workspace is the workspace that the client asks about.
-func (c *Client) Workspace() string { return c.workspace }
-
 // Address is the server's base URL.
 func (c *Client) Address() string { return c.base.String() }
 
@@ -89,9 +86,6 @@ func (e *Error) Error() string {
 	}
 	return text
 }
-
-// IsNotFound reports whether the server does not have what was asked for.
-func IsNotFound(err error) bool { return statusOf(err) == http.StatusNotFound }
 
 // IsConflict reports whether the request does not fit the present state.
 func IsConflict(err error) bool { return statusOf(err) == http.StatusConflict }

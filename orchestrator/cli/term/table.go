@@ -9,7 +9,6 @@ type Table struct {
 	header []string
 	rows   [][]string
 	right  map[int]bool
-	indent string
 }
 
 // NewTable makes an empty table with a header.
@@ -25,19 +24,10 @@ func (t *Table) Right(columns ...int) *Table {
 	return t
 }
 
-// Indent puts spaces before every line.
-func (t *Table) Indent(n int) *Table {
-	t.indent = strings.Repeat(" ", n)
-	return t
-}
-
 // Row adds a row. An empty cell is printed as "-", but for the last column.
 func (t *Table) Row(cells ...string) {
 	t.rows = append(t.rows, cells)
 }
-
-// Len is the number of rows.
-func (t *Table) Len() int { return len(t.rows) }
 
 // Lines are the table's lines, header first, without trailing spaces. A table
 // whose last columns are empty in every row does without them.
@@ -65,7 +55,7 @@ func (t *Table) Lines() []string {
 	}
 	lines := make([]string, len(all))
 	for i, row := range all {
-		lines[i] = t.indent + t.line(row, widths)
+		lines[i] = t.line(row, widths)
 	}
 	return lines
 }
