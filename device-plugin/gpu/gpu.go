@@ -46,9 +46,22 @@ type Inventory struct {
 	DriverVersion string // "550.54.15"; "" if unknown
 	CUDAVersion   string // newest that the driver supports, "12.4"; "" if unknown
 	Boards        []Board
+	// Environment is what software the node has for its GPUs.
+	Environment Environment
 	// Lost are boards that the driver counts but that do not even tell their
 	// ID.
 	Lost []Lost
+}
+
+// Environment is what software a node has for its GPUs, beside the driver. ""
+// and nil are absent or unknown.
+type Environment struct {
+	OpenKernelModules *bool    // the driver's open kernel modules are loaded
+	CUDARuntimes      []string // versions of the CUDA toolkits found, "12.4.1"
+	ContainerToolkit  string   // version of NVIDIA's container toolkit
+	FabricManager     string   // version of the fabric manager
+	MPSControl        string   // path of nvidia-cuda-mps-control
+	ForwardCompat     []string // CUDA versions of the forward compatibility packages found
 }
 
 // Lost is a board, or a slice of one, that could not be identified.
@@ -63,7 +76,13 @@ type Board struct {
 	Index    int    // the driver's enumeration order; orders, never identifies
 	Product  string // "NVIDIA H100 80GB HBM3"
 	PCIBusID string // "00000000:1B:00.0"; "" if unknown
-	Specs    Specs
+	// PCIDeviceID is the model's, "0x233010DE"; "" if unknown.
+	PCIDeviceID string
+	Serial      string // "" where unreadable
+	Minor       *int   // of /dev/nvidia<minor>
+	NUMANode    *int   // nil if unknown, or the machine has but one
+	CPUs        string // nearest to it, as the kernel lists them: "0-23,48-71"
+	Specs       Specs
 	// Fault says why the board and its slices cannot be used; "" is healthy.
 	Fault string
 	// Nodes are the device files a task needs for the board; those that do
@@ -85,8 +104,15 @@ type Slice struct {
 	Product   string
 	Profile   string // "1g.5gb"; "" if unknown
 	MemoryMiB *int64
-	Nodes     []string
-	Fault     string
+	// GPUInstance and ComputeInstance are the driver's IDs of what it is made
+	// of.
+	GPUInstance, ComputeInstance *int
+	// Start and Size are its place in the board's memory slots.
+	Start, Size *int
+	// Multiprocessors is its number of streaming multiprocessors.
+	Multiprocessors *int64
+	Nodes           []string
+	Fault           string
 }
 
 // Specs are what does not change while a board runs. Nil and "" are unknown.
@@ -101,6 +127,11 @@ type Specs struct {
 	PersistenceMode   string // "Enabled" or "Disabled"
 	Architecture      string // "hopper"
 	ComputeCapability *float64
+	Cores             *int64 // CUDA cores
+	Multiprocessors   *int64
+	NVLinks           *int64 // links that are up
+	NVLinkMBps        *int64 // nominal, of all links together, one direction
+	ComputeMode       string // "Default", "Exclusive_Process", "Prohibited"
 }
 
 // Sample is one reading of a device. Nil is unsupported or unreadable.
@@ -119,4 +150,25 @@ type Sample struct {
 	ECCL1          *int64 // corrected errors since the driver was loaded
 	ECCL2          *int64
 	ECCMemory      *int64
+
+	MemoryTemperatureC *int64
+	SMClockMHz         *int64
+	MemoryClockMHz     *int64
+	VideoClockMHz      *int64
+	FanPercent         *int64
+	EnergyMJ           *int64 // millijoules since the driver was loaded
+	MemoryReservedMiB  *int64
+	PCIeTxKBps         *int64
+	PCIeRxKBps         *int64
+	PerformanceState   *int64 // 0 is the fastest
+	Profiling          *Profiling
+}
+
+// Profiling are the profiling metrics of the last sample period: shares of 1,
+// and rates in bytes per second. Nil is unsupported, as on boards before
+// Hopper without DCGM.
+type Profiling struct {
+	GraphicsActive, SMActive, SMOccupancy, TensorActive *float64
+	DRAMActive, FP64Active, FP32Active, FP16Active      *float64
+	PCIeTxBps, PCIeRxBps, NVLinkTxBps, NVLinkRxBps      *float64
 }
