@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
@@ -24,13 +26,18 @@ type Config struct {
 	SimulateNode string `codec:"simulate_node"`
 	// SimulateFaults is a fault file.
 	SimulateFaults string `codec:"simulate_faults"`
+	// StateDir is where the plugin keeps what must survive its restart, and
+	// what tasks read of it.
+	StateDir string `codec:"state_dir"`
 }
+
+const defaultStateDir = "/var/lib/nomad-device-gpu"
 
 // minPeriod keeps a mistyped period from polling a driver all the time.
 const minPeriod = 100 * time.Millisecond
 
 func defaultConfig() Config {
-	return Config{Enabled: true, FingerprintPeriod: time.Minute}
+	return Config{Enabled: true, FingerprintPeriod: time.Minute, StateDir: defaultStateDir}
 }
 
 func configSchema() *schema.Spec {
@@ -41,6 +48,7 @@ func configSchema() *schema.Spec {
 		"simulate":           schema.Attr("simulate", "string", false),
 		"simulate_node":      schema.Attr("simulate_node", "string", false),
 		"simulate_faults":    schema.Attr("simulate_faults", "string", false),
+		"state_dir":          schema.Default(schema.Attr("state_dir", "string", false), strconv.Quote(defaultStateDir)),
 	})
 }
 
@@ -51,15 +59,20 @@ type settings struct {
 	period  time.Duration
 	machine *simulated.Machine // nil is the real one
 	faults  string
+	// stateDir is an absolute path.
+	stateDir string
 }
 
 // check turns a configuration into settings, or tells every problem of it. It
 // touches no GPU and no driver.
 func (c Config) check() (settings, error) {
-	s := settings{enabled: c.Enabled, period: c.FingerprintPeriod, faults: c.SimulateFaults}
+	s := settings{enabled: c.Enabled, period: c.FingerprintPeriod, faults: c.SimulateFaults, stateDir: c.StateDir}
 	var problems []error
 	if c.FingerprintPeriod < minPeriod {
 		problems = append(problems, fmt.Errorf("fingerprint_period is %s; it must be at least %s", c.FingerprintPeriod, minPeriod))
+	}
+	if !filepath.IsAbs(c.StateDir) {
+		problems = append(problems, fmt.Errorf("state_dir is %q; it must be an absolute path", c.StateDir))
 	}
 	for i, id := range c.IgnoredGPUIDs {
 		if id == "" {

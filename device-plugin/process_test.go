@@ -234,7 +234,8 @@ func TestCommands(t *testing.T) {
 		{name: "unhealthy", args: []string{"list", "-simulate", "testdata/mixed.hcl", "-node", "n", "-faults", "testdata/faults.hcl"}, golden: "unhealthy.txt"},
 		{name: "unknown preset", args: []string{"list", "-simulate", "dgx-1"}, stderr: `unknown GPU preset "dgx-1"`, status: 1},
 		{name: "bad board file", args: []string{"list", "-simulate", boards}, stderr: "boards.hcl:2:11: count is 1 to 64, not 0", status: 1},
-		{name: "argument", args: []string{"list", "x"}, stderr: `unexpected argument "x"`, status: 1},
+		{name: "argument", args: []string{"list", "x"}, stderr: `unexpected argument "x"`, status: 2},
+		{name: "unknown option", args: []string{"list", "-x"}, stderr: "flag provided but not defined: -x", status: 2},
 		{name: "unknown command", args: []string{"lst"}, stderr: `unknown command "lst"`, status: 2},
 		{name: "no agent", stderr: "This binary is a plugin", status: 1},
 	}

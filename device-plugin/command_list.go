@@ -33,20 +33,13 @@ type listedDevice struct {
 	Nodes     []string `json:"device_nodes,omitempty"`
 }
 
-// list prints the GPUs as the plugin would offer them.
-func list(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet("nomad-device-gpu list", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	config := defaultConfig()
-	flags.StringVar(&config.Simulate, "simulate", "", "list a simulated machine: a `preset` such as dgx-h100, or a board file (.hcl, .json)")
-	flags.StringVar(&config.SimulateNode, "node", "", "`name` of the simulated node, on which its GPU IDs depend; default: the host name")
-	flags.StringVar(&config.SimulateFaults, "faults", "", "fault `file` of the simulated machine")
+// listCommand prints the GPUs as the plugin would offer them.
+func listCommand(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := newFlags("list")
+	config := machineFlags(flags)
 	asJSON := flags.Bool("json", false, "print JSON")
-	if err := flags.Parse(args); err != nil {
+	if err := parseFlags(flags, args, 0, stdout); err != nil {
 		return err
-	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	s, err := config.check()
 	if err != nil {
@@ -68,6 +61,16 @@ func list(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return printJSON(stdout, state)
 	}
 	return printTable(stdout, state)
+}
+
+// machineFlags adds the options that tell which machine a command is about.
+func machineFlags(flags *flag.FlagSet) *Config {
+	config := defaultConfig()
+	flags.StringVar(&config.Simulate, "simulate", "", "a simulated machine instead of this one: a `preset` such as dgx-h100, or a board file (.hcl, .json)")
+	flags.StringVar(&config.SimulateNode, "node", "", "`name` of the simulated node, on which its GPU IDs depend; default: the host name")
+	flags.StringVar(&config.SimulateFaults, "faults", "", "fault `file` of the simulated machine")
+	flags.StringVar(&config.StateDir, "state-dir", config.StateDir, "`folder` in which the plugin of the machine keeps its state")
+	return &config
 }
 
 func printJSON(w io.Writer, state gpu.State) error {
