@@ -19,8 +19,15 @@ import (
 	"time"
 )
 
-// Variable is the environment variable with the status file's path.
-const Variable = "DROVER_GPU_STATUS"
+// Environment variables of a reservation.
+const (
+	// Variable has the status file's path.
+	Variable = "DROVER_GPU_STATUS"
+	// NodesVariable lists the device files that belong to the reservation,
+	// separated by commas. Nomad's protocol has them too, but gives them to
+	// the driver only once: not again when a task is restarted.
+	NodesVariable = "DROVER_GPU_NODES"
+)
 
 // Action is what becomes of the work that runs on a device with a fault.
 type Action string
@@ -53,6 +60,16 @@ func ParseDescription(description string) (reason string, a Action) {
 	}
 	return description, Move
 }
+
+// taskError is how the error of a task begins that lost its GPU.
+const taskError = "GPU failed: "
+
+// TaskError is the error of a task that was ended because of its GPU.
+func TaskError(d Device) error { return fmt.Errorf("%s%s: %s", taskError, d.ID, d.Reason) }
+
+// IsTaskError reports whether a task's error, as Nomad shows it, is one of
+// TaskError's.
+func IsTaskError(text string) bool { return strings.Contains(text, taskError) }
 
 // Status is the content of the file: the devices that have a fault.
 //

@@ -16,7 +16,7 @@ import (
 
 // v1Controllers are the controllers of version 1 in which tasks get a group,
 // where they are mounted.
-var v1Controllers = []string{"memory", "cpu", "cpuacct", "freezer"}
+var v1Controllers = []string{"memory", "cpu", "cpuacct", "freezer", "devices"}
 
 func (h Host) createV1(name, client string, l Limits) (Group, error) {
 	g := Group{Version: 1, Dirs: map[string]string{}, mounts: h.mounts}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/drover-ml/drover/internal/gpustatus"
 	"github.com/drover-ml/drover/nomadplugin/driver"
 	"github.com/drover-ml/drover/task-driver/process"
 	"github.com/drover-ml/drover/task-driver/task"
@@ -80,7 +81,9 @@ func (d *Driver) awaitEnd(h *handle) {
 		d.log.Error("ending what the task left behind", "task_id", h.id, "error", err)
 	}
 	h.exit = driver.ExitResult{ExitCode: e.ExitCode, Signal: e.Signal, OOMKilled: e.OOM}
-	if errors.Is(err, fs.ErrNotExist) {
+	// Nomad shows an error as the reason of the end, but then no exit code. So
+	// only what is not the command's own doing goes there.
+	if errors.Is(err, fs.ErrNotExist) || gpustatus.IsTaskError(e.Error) {
 		h.exit.Err = errors.New(e.Error)
 	}
 	h.at = e.Finished

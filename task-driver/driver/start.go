@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/drover-ml/drover/internal/artifact"
+	"github.com/drover-ml/drover/internal/gpustatus"
 	"github.com/drover-ml/drover/internal/mltask"
 	"github.com/drover-ml/drover/nomadplugin/driver"
 	"github.com/drover-ml/drover/task-driver/cgroup"
@@ -136,6 +137,9 @@ func (d *Driver) launch(ctx context.Context, c *driver.TaskConfig, dir task.Dir,
 	if err != nil {
 		return task.Running{}, err
 	}
+	if err := checkGPUs(c); err != nil {
+		return task.Running{}, err
+	}
 	user, err := findAccount(c.User)
 	if err != nil {
 		return task.Running{}, err
@@ -155,6 +159,12 @@ func (d *Driver) launch(ctx context.Context, c *driver.TaskConfig, dir task.Dir,
 	}
 	if spec.Group, err = d.host(d.current()).Create(task.Name(c.ID), c.Resources.CgroupPath, limits(c.Resources)); err != nil {
 		return task.Running{}, driver.Recoverable(fmt.Errorf("limiting the task: %w", err))
+	}
+	if err := hideGPUs(c, spec.Group); err != nil {
+		d.log.Warn("the task can open GPUs that are not reserved for it", "task_id", c.ID, "reason", err)
+		if jerr := note(dir, "gpus-open", "The task can open GPUs that are not reserved for it: "+err.Error()); jerr != nil {
+			return task.Running{}, driver.Recoverable(jerr)
+		}
 	}
 	if err := d.startSupervisor(ctx, spec, dir, lock); err != nil {
 		return task.Running{}, errors.Join(err, cleanUp(task.Running{TaskID: c.ID, Group: spec.Group}))
@@ -252,12 +262,22 @@ func (d *Driver) prepare(ctx context.Context, c *driver.TaskConfig, m *mltask.Co
 		Argv: append([]string{m.Command}, m.Args...), Env: task.Environ(env), WorkDir: staged.WorkDir, User: user.credential(),
 		Stdout: c.StdoutPath, Stderr: c.StderrPath,
 		Folder: staged.Folder, Store: storeURL, Outputs: m.Outputs, Checkpoint: keep, ResultKey: m.ResultKey,
-		StallTimeout: stall, Devices: task.Devices(c.DeviceEnv), ResumedFrom: staged.ResumedFrom,
+		StallTimeout: stall, Devices: task.Devices(c.DeviceEnv), GPUStatus: c.DeviceEnv[gpustatus.Variable],
+		ResumedFrom: staged.ResumedFrom,
 	}
 	if c.Network != nil {
 		spec.NetNS = c.Network.Path
 	}
 	return spec, nil
+}
+
+// note adds an event to the task's journal.
+func note(dir task.Dir, key, message string) error {
+	journal, err := dir.Journal()
+	if err != nil {
+		return err
+	}
+	return journal.Add(key, message, nil)
 }
 
 // doneBefore is the result record of an earlier start of the same attempt that

@@ -86,6 +86,22 @@ func (id ID) Signal(sig syscall.Signal) error {
 	return gone(unix.PidfdSendSignal(fd, sig, nil, 0))
 }
 
+// Catches reports whether the process handles a signal, so that it is safe to
+// send one that would end a process that does not.
+func (id ID) Catches(sig syscall.Signal) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(id.PID) + "/status")
+	if err != nil || !id.Alive() {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if mask, ok := strings.CutPrefix(line, "SigCgt:"); ok {
+			bits, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+			return err == nil && bits&(1<<(sig-1)) != 0
+		}
+	}
+	return false
+}
+
 // SignalGroup sends a signal to the process group that the process leads, or
 // returns ErrGone if the leader is.
 func (id ID) SignalGroup(sig syscall.Signal) error {

@@ -37,6 +37,7 @@ type Spec struct {
 	ResultKey    string
 	StallTimeout time.Duration // 0 is never
 	Devices      []string
+	GPUStatus    string // see gpustatus.Variable; "" if nobody tells
 	ResumedFrom  *int64
 }
 

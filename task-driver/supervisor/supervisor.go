@@ -28,6 +28,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/drover-ml/drover/internal/gpustatus"
 	"github.com/drover-ml/drover/task-driver/process"
 	"github.com/drover-ml/drover/task-driver/task"
 )
@@ -212,6 +213,7 @@ func (s *supervisor) run() int {
 	defer cancel()
 	work := s.startWork(ctx)
 	end := s.awaitCommand(work)
+	s.blameGPU(&end)
 	if err := s.endTree(); err != nil {
 		s.log.Error("ending the process tree", "error", err)
 		end.addError(err)
@@ -236,13 +238,27 @@ func (s *supervisor) run() int {
 // was up or it stalled, or is to be killed by the caller.
 func (s *supervisor) awaitCommand(work *work) ending {
 	var end ending
-	var kill <-chan time.Time
+	var kill, leave <-chan time.Time
 	stalled := work.stalled
 	for {
 		select {
 		case status := <-s.exited:
 			end.take(status)
 			return end
+		case f := <-work.faults:
+			grace, later := s.loseGPU(f, &end)
+			if grace > 0 {
+				kill = time.After(grace)
+			}
+			if later > 0 {
+				leave = time.After(later)
+			}
+		case <-leave:
+			if f, still := s.worstFault(); still && f.Action != gpustatus.Keep {
+				f.Action = gpustatus.End
+				grace, _ := s.loseGPU(f, &end)
+				kill = time.After(grace)
+			}
 		case <-s.timeUp:
 			end.timeUp = true
 			s.log.Info("time is up, killing the task")

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/drover-ml/drover/internal/artifact"
+	"github.com/drover-ml/drover/internal/gpustatus"
 	"github.com/drover-ml/drover/internal/mltask"
 	"github.com/drover-ml/drover/task-driver/stage"
 )
@@ -15,6 +16,7 @@ import (
 type work struct {
 	metrics *metrics
 	stalled chan struct{} // closed when the task has stalled
+	faults  chan gpustatus.Device
 	// forgotten is closed when the state folder is gone.
 	forgotten chan struct{}
 	keeper    *keeper // nil without checkpoints
@@ -28,12 +30,14 @@ func (s *supervisor) startWork(ctx context.Context) *work {
 	w := &work{
 		metrics: newMetrics(s.spec.Folder),
 		stalled: make(chan struct{}),
+		faults:  make(chan gpustatus.Device),
 
 		forgotten: make(chan struct{}),
 		stop:      stop,
 	}
 	w.done.Go(func() { s.followMetrics(ctx, w) })
 	w.done.Go(func() { s.watchMemory(ctx) })
+	w.done.Go(func() { s.watchGPUs(ctx, w.faults) })
 	w.done.Go(func() { s.watchState(ctx, w.forgotten) })
 	if s.spec.Checkpoint != nil {
 		k, err := newKeeper(s)
