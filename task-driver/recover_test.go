@@ -196,11 +196,20 @@ func TestStateRemoved(t *testing.T) {
 	n.start(c)
 	started(t, c)
 	command, supervisor := n.pids(c)
+	r, err := task.DirOf(n.config["state_dir"].(string), c.ID).Running()
+	if err != nil {
+		t.Fatal(err)
+	}
 	n.crash()
 	if err := os.RemoveAll(n.config["state_dir"].(string)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the end of both processes", func() bool { return !alive(command) && !alive(supervisor) })
+	for controller, dir := range r.Group.Dirs {
+		if exists(dir) {
+			t.Errorf("the task's control group of %s is left at %s", controller, dir)
+		}
+	}
 }
 
 // B14: a PID that belongs to somebody else by now is left alone.

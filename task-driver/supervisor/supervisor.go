@@ -231,7 +231,15 @@ func (s *supervisor) run() int {
 		}()
 	}
 	s.finish(ctx, work, &end)
-	return s.writeExit(end)
+	code := s.writeExit(end)
+	if !s.dir.Exists() { // no driver will find the group
+		ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+		defer cancel()
+		if err := s.spec.Group.Remove(ctx); err != nil {
+			s.log.Error("removing the task's control group", "error", err)
+		}
+	}
+	return code
 }
 
 // awaitCommand returns when the command has ended, having killed it if its time
