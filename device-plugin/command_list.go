@@ -82,7 +82,7 @@ func printJSON(w io.Writer, state gpu.State) error {
 		}
 		l.Devices = append(l.Devices, listedDevice{
 			ID: d.ID, Name: d.Name, Parent: parent, MIG: d.Profile, MemoryMiB: d.Specs.MemoryMiB,
-			PCIBusID: d.PCIBusID, Healthy: d.Fault == "", Reason: d.Fault, Nodes: d.Nodes,
+			PCIBusID: d.PCIBusID, Healthy: d.Fault.OK(), Reason: d.Fault.Reason, Nodes: d.Nodes,
 		})
 	}
 	out := json.NewEncoder(w)
@@ -98,8 +98,8 @@ func printTable(w io.Writer, state gpu.State) error {
 		if d.Specs.MemoryMiB != nil {
 			memory = fmt.Sprintf("%d MiB", *d.Specs.MemoryMiB)
 		}
-		if d.Fault != "" {
-			health = "unhealthy: " + d.Fault
+		if !d.Fault.OK() {
+			health = "unhealthy: " + d.Fault.Reason
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", d.ID, d.Name, memory, d.PCIBusID, health)
 	}

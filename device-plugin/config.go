@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -19,6 +20,11 @@ type Config struct {
 	Enabled           bool          `codec:"enabled"`
 	IgnoredGPUIDs     []string      `codec:"ignored_gpu_ids"`
 	FingerprintPeriod time.Duration `codec:"fingerprint_period"`
+	// Include and Exclude choose the devices on offer; see gpu.NewFilter.
+	Include []string `codec:"include"`
+	Exclude []string `codec:"exclude"`
+	// MIGStrategy is a gpu.Strategy.
+	MIGStrategy string `codec:"mig_strategy"`
 	// Simulate is a preset or a board file; "" is the real machine.
 	Simulate string `codec:"simulate"`
 	// SimulateNode tells simulated nodes apart; "" is the board file's node,
@@ -37,7 +43,7 @@ const defaultStateDir = "/var/lib/nomad-device-gpu"
 const minPeriod = 100 * time.Millisecond
 
 func defaultConfig() Config {
-	return Config{Enabled: true, FingerprintPeriod: time.Minute, StateDir: defaultStateDir}
+	return Config{Enabled: true, FingerprintPeriod: time.Minute, MIGStrategy: string(gpu.Mixed), StateDir: defaultStateDir}
 }
 
 func configSchema() *schema.Spec {
@@ -45,6 +51,9 @@ func configSchema() *schema.Spec {
 		"enabled":            schema.Default(schema.Attr("enabled", "bool", false), `true`),
 		"ignored_gpu_ids":    schema.Default(schema.Attr("ignored_gpu_ids", "list(string)", false), `[]`),
 		"fingerprint_period": schema.Default(schema.Attr("fingerprint_period", "string", false), `"1m"`),
+		"include":            schema.Default(schema.Attr("include", "list(string)", false), `[]`),
+		"exclude":            schema.Default(schema.Attr("exclude", "list(string)", false), `[]`),
+		"mig_strategy":       schema.Default(schema.Attr("mig_strategy", "string", false), `"mixed"`),
 		"simulate":           schema.Attr("simulate", "string", false),
 		"simulate_node":      schema.Attr("simulate_node", "string", false),
 		"simulate_faults":    schema.Attr("simulate_faults", "string", false),
@@ -55,13 +64,15 @@ func configSchema() *schema.Spec {
 // settings is a configuration that was checked.
 type settings struct {
 	enabled bool
-	ignored gpu.IgnoreList
+	policy  gpu.Policy
 	period  time.Duration
 	machine *simulated.Machine // nil is the real one
 	faults  string
 	// stateDir is an absolute path.
 	stateDir string
 }
+
+var strategies = []gpu.Strategy{gpu.Mixed, gpu.Single, gpu.None}
 
 // check turns a configuration into settings, or tells every problem of it. It
 // touches no GPU and no driver.
@@ -74,11 +85,13 @@ func (c Config) check() (settings, error) {
 	if !filepath.IsAbs(c.StateDir) {
 		problems = append(problems, fmt.Errorf("state_dir is %q; it must be an absolute path", c.StateDir))
 	}
-	for i, id := range c.IgnoredGPUIDs {
-		if id == "" {
-			problems = append(problems, fmt.Errorf("ignored_gpu_ids[%d] is empty; give a UUID as `nomad-device-gpu list` prints it", i))
-		}
-		s.ignored = append(s.ignored, gpu.ID(id))
+	var err error
+	if s.policy.Filter, err = gpu.NewFilter(c.Include, c.Exclude, c.IgnoredGPUIDs); err != nil {
+		problems = append(problems, err)
+	}
+	s.policy.Strategy = gpu.Strategy(c.MIGStrategy)
+	if !slices.Contains(strategies, s.policy.Strategy) {
+		problems = append(problems, fmt.Errorf("mig_strategy is %q; use one of %q", c.MIGStrategy, strategies))
 	}
 	switch {
 	case c.Simulate != "":

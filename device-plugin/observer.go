@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
@@ -16,20 +17,20 @@ import (
 // observer looks at a machine's GPUs, remembers what it saw, and tells an
 // operator once about everything that changed.
 type observer struct {
-	log     hclog.Logger
-	src     gpu.Source
-	ignored gpu.IgnoreList
+	log    hclog.Logger
+	src    gpu.Source
+	policy gpu.Policy
 
 	mu      sync.Mutex
 	state   gpu.State
 	looked  bool
 	trouble string          // why the last look failed; "" if it did not
-	warned  map[gpu.ID]bool // entries of ignored that were reported
+	warned  map[string]bool // entries of the filter that were reported
 	lost    map[int]string  // boards that were reported as unidentified
 }
 
-func newObserver(log hclog.Logger, src gpu.Source, ignored gpu.IgnoreList) *observer {
-	return &observer{log: log, src: src, ignored: ignored, warned: map[gpu.ID]bool{}}
+func newObserver(log hclog.Logger, src gpu.Source, policy gpu.Policy) *observer {
+	return &observer{log: log, src: src, policy: policy, warned: map[string]bool{}}
 }
 
 // look reads the machine and returns the groups to offer. The groups are right
@@ -51,20 +52,25 @@ func (o *observer) look(ctx context.Context) ([]device.Group, error) {
 	o.looked = true
 	o.reportTrouble(err, len(o.state.Devices))
 	o.reportHealth(before)
-	return o.state.Groups(o.ignored), err
+	return o.offerLocked().Groups(), err
 }
 
 // reserve answers from what was seen last, and looks again before it refuses:
 // the plugin may have been started just now, or a GPU may have recovered.
 func (o *observer) reserve(ctx context.Context, ids []gpu.ID) (*device.Reservation, error) {
-	r, err := o.snapshot().Reserve(o.ignored, ids)
+	offer := o.offer()
+	devices, err := offer.Select(ids)
 	if err == nil {
-		return r, nil
+		return offer.Reservation(devices), nil
 	}
 	if _, lookErr := o.look(ctx); lookErr != nil && errors.Is(err, gpu.ErrUnknownGPU) {
 		return nil, fmt.Errorf("%w (%w)", err, lookErr)
 	}
-	return o.snapshot().Reserve(o.ignored, ids)
+	offer = o.offer()
+	if devices, err = offer.Select(ids); err != nil {
+		return nil, err
+	}
+	return offer.Reservation(devices), nil
 }
 
 // stats reads the devices that are offered.
@@ -74,13 +80,15 @@ func (o *observer) stats(ctx context.Context) ([]device.GroupStats, error) {
 			return nil, err
 		}
 	}
-	devices := o.ignored.Visible(o.snapshot().Devices)
-	if len(devices) == 0 {
-		return nil, nil
+	devices := o.offer().Devices
+	var ids []gpu.ID
+	for _, d := range devices {
+		if !slices.Contains(ids, d.Hardware) {
+			ids = append(ids, d.Hardware)
+		}
 	}
-	ids := make([]gpu.ID, len(devices))
-	for i, d := range devices {
-		ids[i] = d.ID
+	if len(ids) == 0 {
+		return nil, nil
 	}
 	samples, err := o.src.Sample(ctx, ids)
 	if err != nil {
@@ -89,11 +97,13 @@ func (o *observer) stats(ctx context.Context) ([]device.GroupStats, error) {
 	return gpu.Stats(devices, samples), nil
 }
 
-func (o *observer) snapshot() gpu.State {
+func (o *observer) offer() gpu.Offer {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.state
+	return o.offerLocked()
 }
+
+func (o *observer) offerLocked() gpu.Offer { return o.state.Offer(o.policy, gpu.Overlay{}) }
 
 func (o *observer) hasLooked() bool {
 	o.mu.Lock()
@@ -132,16 +142,16 @@ func (o *observer) reportInventory(inv gpu.Inventory) {
 		}
 	}
 	o.lost = lost
-	for _, u := range o.ignored.Unmatched(inv) {
-		if o.warned[u.Entry] {
+	for _, u := range o.policy.Filter.Unmatched(inv) {
+		if o.warned[u.Option] {
 			continue
 		}
-		o.warned[u.Entry] = true
+		o.warned[u.Option] = true
+		args := []any{"option", u.Option, "entry", u.Entry}
 		if u.Meant != "" {
-			o.log.Warn("ignored_gpu_ids entry matches no GPU, so it hides nothing: entries are whole UUIDs", "entry", u.Entry, "meant", u.Meant)
-		} else {
-			o.log.Warn("ignored_gpu_ids entry matches no GPU of this node, so it hides nothing", "entry", u.Entry)
+			args = append(args, "meant", u.Meant)
 		}
+		o.log.Warn("an entry of a device filter matches no GPU of this node, so it does nothing", args...)
 	}
 }
 
@@ -155,11 +165,11 @@ func (o *observer) reportHealth(before gpu.State) {
 		old, known := was[d.ID]
 		delete(was, d.ID)
 		switch {
-		case d.Fault != "" && old.Fault != d.Fault:
-			o.log.Warn("GPU is unhealthy", "id", d.ID, "name", d.Name, "pci_bus_id", d.PCIBusID, "reason", d.Fault)
+		case !d.Fault.OK() && old.Fault != d.Fault:
+			o.log.Warn("GPU is unhealthy", "id", d.ID, "name", d.Name, "pci_bus_id", d.PCIBusID, "reason", d.Fault.Reason)
 		case !known:
-			o.log.Info("found GPU", "id", d.ID, "name", d.Name, "pci_bus_id", d.PCIBusID, "ignored", o.ignored.Hides(d))
-		case d.Fault == "" && old.Fault != "":
+			o.log.Info("found GPU", "id", d.ID, "name", d.Name, "pci_bus_id", d.PCIBusID, "hidden", o.policy.Filter.Hides(d))
+		case d.Fault.OK() && !old.Fault.OK():
 			o.log.Info("GPU is healthy again", "id", d.ID, "name", d.Name)
 		}
 	}

@@ -101,7 +101,7 @@ func (p *plugin) current() (*observer, settings) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.observer == nil && p.settings.enabled {
-		p.observer = newObserver(p.log, p.open(p.settings), p.settings.ignored)
+		p.observer = newObserver(p.log, p.open(p.settings), p.settings.policy)
 	}
 	return p.observer, p.settings
 }

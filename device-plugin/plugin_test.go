@@ -93,7 +93,8 @@ func (s *changingSource) Sample(_ context.Context, ids []gpu.ID) (map[gpu.ID]gpu
 func (s *changingSource) Changes() <-chan struct{} { return s.changes }
 func (s *changingSource) Close() error             { return nil }
 
-// health prints a fingerprint: "GPU-0 ok, GPU-1 lost".
+// health prints a fingerprint: "GPU-0 ok, GPU-1 lost", with what becomes of
+// the work.
 func health(groups []device.Group) string {
 	var parts []string
 	for _, g := range groups {
@@ -151,7 +152,7 @@ func TestFingerprintPublishesChangesOnly(t *testing.T) {
 		lost.Lost = []gpu.Lost{{Index: 1, Reason: "lost"}}
 		b.src.set(lost, nil)
 		time.Sleep(time.Minute)
-		expect("health changed", "GPU-0 ok, GPU-1 lost")
+		expect("health changed", "GPU-0 ok, GPU-1 lost; running work is ended")
 
 		b.src.set(boards("GPU-0", "GPU-1"), nil)
 		b.src.changes <- struct{}{}
@@ -165,7 +166,7 @@ func TestFingerprintPublishesChangesOnly(t *testing.T) {
 
 		b.src.set(gpu.Inventory{}, errors.New("version mismatch"))
 		time.Sleep(time.Minute)
-		expect("driver failed", "GPU-0 version mismatch, GPU-1 version mismatch")
+		expect("driver failed", "GPU-0 version mismatch; running work may finish, GPU-1 version mismatch; running work may finish")
 		b.src.set(newer, nil)
 		time.Sleep(retryPause)
 		expect("driver recovered, retried soon", "GPU-0 ok, GPU-1 ok")
@@ -253,7 +254,7 @@ func TestReserve(t *testing.T) {
 	if r, err := b.Reserve(t.Context(), nil); err != nil || r == nil {
 		t.Errorf("no IDs: %v, %v", r, err)
 	}
-	if _, err := b.Reserve(t.Context(), []string{"GPU-1"}); !errors.Is(err, gpu.ErrIgnoredGPU) {
+	if _, err := b.Reserve(t.Context(), []string{"GPU-1"}); !errors.Is(err, gpu.ErrHiddenGPU) {
 		t.Errorf("ignored: %v", err)
 	}
 	if _, err := b.Reserve(t.Context(), []string{"GPU-9"}); !errors.Is(err, gpu.ErrUnknownGPU) {
@@ -304,7 +305,7 @@ func TestIgnoredThatMatchesNothingIsReportedOnce(t *testing.T) {
 			t.Fatal("reserved an unknown GPU")
 		}
 	}
-	for _, want := range []string{"entry=GPU meant=GPU-0", "entry=GPU-x"} {
+	for _, want := range []string{"entry=GPU meant=GPU-0", "option=ignored_gpu_ids[1] entry=GPU-x"} {
 		if n := strings.Count(b.log.String(), want); n != 1 {
 			t.Errorf("%q is logged %d times:\n%s", want, n, b.log)
 		}
@@ -326,7 +327,7 @@ func TestConfig(t *testing.T) {
 		{
 			name:   "every problem",
 			config: map[string]any{"fingerprint_period": "1ms", "ignored_gpu_ids": []any{"a", ""}, "simulate": "dgx-9"},
-			errs:   []string{"fingerprint_period is 1ms; it must be at least 100ms", "ignored_gpu_ids[1] is empty", `simulate: unknown GPU preset "dgx-9"`},
+			errs:   []string{"fingerprint_period is 1ms; it must be at least 100ms", "ignored_gpu_ids[1]: empty", `simulate: unknown GPU preset "dgx-9"`},
 		},
 		{name: "period", config: map[string]any{"fingerprint_period": "soon"}, errs: []string{"fingerprint_period"}},
 		{name: "simulation of nothing", config: map[string]any{"simulate_node": "n"}, errs: []string{"need simulate"}},

@@ -126,13 +126,14 @@ func TestProcessSimulated(t *testing.T) {
 	}
 	want := &device.Reservation{Env: map[string]string{
 		"NVIDIA_VISIBLE_DEVICES": first + "," + second, "CUDA_VISIBLE_DEVICES": first + "," + second,
+		"DROVER_CDI_DEVICES": "nvidia.com/gpu=" + first + ",nvidia.com/gpu=" + second,
 	}}
 	if diff := cmp.Diff(want, r); diff != "" {
 		t.Errorf("reservation (-want +got):\n%s", diff)
 	}
 
 	write(t, faults, `{"fault": {"0": {"reason": "Xid 79"}}}`)
-	if d := next(t, published)[0].Devices[0]; d.Healthy || d.HealthDescription != "Xid 79" {
+	if d := next(t, published)[0].Devices[0]; d.Healthy || d.HealthDescription != "Xid 79; running work moves away" {
 		t.Errorf("after a fault: %+v", d)
 	}
 	if _, err := p.Device().Reserve(t.Context(), []string{first}); err == nil || !strings.Contains(err.Error(), first) {

@@ -35,11 +35,23 @@ func sliced(b gpu.Board, indexes ...int) gpu.Board {
 
 func amount(v int64) *int64 { return &v }
 
-// faults maps each device to its fault.
+// faults maps each device to the reason of its fault.
 func faults(s gpu.State) map[gpu.ID]string {
 	m := make(map[gpu.ID]string)
 	for _, d := range s.Devices {
-		m[d.ID] = d.Fault
+		m[d.ID] = d.Fault.Reason
 	}
 	return m
+}
+
+// all offers everything.
+func all(s gpu.State) gpu.Offer { return s.Offer(gpu.Policy{}, gpu.Overlay{}) }
+
+// offered are the IDs on offer.
+func offered(o gpu.Offer) []gpu.ID {
+	var ids []gpu.ID
+	for _, d := range o.Devices {
+		ids = append(ids, d.ID)
+	}
+	return ids
 }

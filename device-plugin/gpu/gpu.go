@@ -14,6 +14,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/drover-ml/drover/internal/gpustatus"
 )
 
 // ID is the UUID of a GPU ("GPU-...") or of a MIG slice ("MIG-..."). It is
@@ -85,6 +87,9 @@ type Board struct {
 	Specs       Specs
 	// Fault says why the board and its slices cannot be used; "" is healthy.
 	Fault string
+	// FaultAction is what becomes of the work on a board with a fault; "" is
+	// gpustatus.Move.
+	FaultAction gpustatus.Action
 	// Nodes are the device files a task needs for the board; those that do
 	// not exist on the host are not listed.
 	Nodes []string

@@ -1,44 +1,44 @@
 package gpu
 
 import (
+	"maps"
+
 	"github.com/drover-ml/drover/nomadplugin/base"
 	"github.com/drover-ml/drover/nomadplugin/device"
 )
 
-// Vendor and Type are the first two parts of every group's name in job files:
-// device "nvidia/gpu".
+// The first two parts of every group's name in job files: device "nvidia/gpu".
 const (
 	Vendor = "nvidia"
-	Type   = "gpu"
+	// Type is of boards and slices that one task has for itself.
+	Type = "gpu"
+	// SharedType is of replicas.
+	SharedType = "gpu.shared"
 )
 
-// Groups are the device groups to offer, one for each name of a device that is
-// not ignored, in the order of their first devices.
+// Groups are the device groups of an offer, in the order of their first
+// devices.
 //
 // Nomad keys its bookkeeping on vendor/type/name, so two groups of one name
 // would overwrite each other on the server. Devices of one name are therefore
-// always in one group; see attributes for what it says where they differ.
-func (s State) Groups(ignored IgnoreList) []device.Group {
-	var names []string
-	members := make(map[string][]Device)
-	for _, d := range ignored.Visible(s.Devices) {
-		if _, ok := members[d.Name]; !ok {
-			names = append(names, d.Name)
+// always in one group; see merge for what it says where they differ.
+func (o Offer) Groups() []device.Group {
+	type key struct{ kind, name string }
+	var keys []key
+	members := make(map[key][]Device)
+	for _, d := range o.Devices {
+		k := key{d.Type, d.Name}
+		if _, ok := members[k]; !ok {
+			keys = append(keys, k)
 		}
-		members[d.Name] = append(members[d.Name], d)
+		members[k] = append(members[k], d)
 	}
-	groups := make([]device.Group, 0, len(names))
-	for _, name := range names {
-		g := device.Group{Vendor: Vendor, Type: Type, Name: name, Attributes: attributes(members[name])}
-		if s.DriverVersion != "" {
-			g.Attributes["driver_version"] = base.String(s.DriverVersion)
-		}
-		if s.CUDAVersion != "" {
-			g.Attributes["cuda_version"] = base.String(s.CUDAVersion)
-		}
-		for _, d := range members[name] {
+	groups := make([]device.Group, 0, len(keys))
+	for _, k := range keys {
+		g := device.Group{Vendor: Vendor, Type: k.kind, Name: k.name, Attributes: o.attributes(members[k])}
+		for _, d := range members[k] {
 			g.Devices = append(g.Devices, device.Device{
-				ID: string(d.ID), Healthy: d.Fault == "", HealthDescription: d.Fault, PCIBusID: d.PCIBusID,
+				ID: string(d.ID), Healthy: d.Fault.OK(), HealthDescription: d.Fault.Describe(), PCIBusID: d.PCIBusID,
 			})
 		}
 		groups = append(groups, g)
@@ -46,61 +46,124 @@ func (s State) Groups(ignored IgnoreList) []device.Group {
 	return groups
 }
 
-// attributes are what every device of a group can stand up to: where amounts
-// differ (a lowered power limit, say) the smallest, and text only where all
-// agree. What no device tells, or only some do, is left out.
-func attributes(devices []Device) map[string]device.Attribute {
-	attrs := make(map[string]device.Attribute)
-	amount := func(key, unit string, of func(Specs) *int64) {
-		var least *int64
-		for _, d := range devices {
-			v := of(d.Specs)
-			if v == nil {
-				return
-			}
-			if least == nil || *v < *least {
-				least = v
-			}
-		}
-		attrs[key] = base.Int(*least, unit)
+// attributes are those of a group.
+func (o Offer) attributes(members []Device) map[string]device.Attribute {
+	each := make([]map[string]device.Attribute, len(members))
+	for i, d := range members {
+		each[i] = d.attributes()
+		maps.Copy(each[i], o.overlay.Attributes[d.Parent])
+		maps.Copy(each[i], o.overlay.Attributes[d.Hardware])
 	}
-	text := func(key string, of func(Device) string) {
-		v := of(devices[0])
-		for _, d := range devices {
-			if of(d) != v {
-				return
-			}
-		}
-		if v != "" {
-			attrs[key] = base.String(v)
-		}
-	}
-	amount("memory", "MiB", func(s Specs) *int64 { return s.MemoryMiB })
-	amount("power", "W", func(s Specs) *int64 { return s.PowerW })
-	amount("bar1", "MiB", func(s Specs) *int64 { return s.BAR1MiB })
-	amount("cores_clock", "MHz", func(s Specs) *int64 { return s.CoresClockMHz })
-	amount("memory_clock", "MHz", func(s Specs) *int64 { return s.MemoryClockMHz })
-	amount("pci_bandwidth", "MB/s", func(s Specs) *int64 { return s.PCIBandwidthMBps })
-	text("display_state", func(d Device) string { return d.Specs.DisplayState })
-	text("persistence_mode", func(d Device) string { return d.Specs.PersistenceMode })
-	text("architecture", func(d Device) string { return d.Specs.Architecture })
-	text("mig_profile", func(d Device) string { return d.Profile })
-	if c, ok := computeCapability(devices); ok {
-		attrs["compute_capability"] = base.Float(c, "")
+	attrs := merge(each)
+	maps.Copy(attrs, o.state.facts(members))
+	if o.overlay.Describe != nil {
+		maps.Copy(attrs, o.overlay.Describe(members))
 	}
 	return attrs
 }
 
-func computeCapability(devices []Device) (float64, bool) {
-	least := devices[0].Specs.ComputeCapability
-	for _, d := range devices {
-		c := d.Specs.ComputeCapability
-		if c == nil {
-			return 0, false
+// names are the numbers that tell which one, not how much.
+var names = map[string]bool{
+	"numa_node": true, "nvlink_island": true, "slice_start": true, "slice_size": true,
+	"gpu_instance": true, "compute_instance": true,
+}
+
+// merge is what every member of a group can stand up to: where amounts differ
+// (a lowered power limit, say) the least, and anything else only where all
+// agree. What no member tells, or only some do, is left out.
+func merge(each []map[string]device.Attribute) map[string]device.Attribute {
+	attrs := make(map[string]device.Attribute)
+	for key, first := range each[0] {
+		common, all := first, true
+		for _, other := range each[1:] {
+			a, ok := other[key]
+			switch {
+			case !ok:
+				all = false
+			case a == common:
+			case names[key]:
+				all = false
+			default:
+				var comparable bool
+				common, comparable = least(common, a)
+				all = all && comparable
+			}
 		}
-		if *c < *least {
-			least = c
+		if all {
+			attrs[key] = common
 		}
 	}
-	return *least, true
+	return attrs
+}
+
+// least is the smaller of two amounts of one unit.
+func least(a, b device.Attribute) (device.Attribute, bool) {
+	switch v := a.Value.(type) {
+	case int64:
+		w, ok := b.Value.(int64)
+		if ok && w < v {
+			a = b
+		}
+		return a, ok && a.Unit == b.Unit
+	case float64:
+		w, ok := b.Value.(float64)
+		if ok && w < v {
+			a = b
+		}
+		return a, ok && a.Unit == b.Unit
+	}
+	return a, false
+}
+
+// attributes are what one device tells of itself.
+func (d Device) attributes() map[string]device.Attribute {
+	attrs := make(map[string]device.Attribute)
+	amount := func(key, unit string, v *int64) {
+		if v != nil {
+			attrs[key] = base.Int(*v, unit)
+		}
+	}
+	number := func(key string, v *int) {
+		if v != nil {
+			attrs[key] = base.Int(int64(*v), "")
+		}
+	}
+	text := func(key, v string) {
+		if v != "" {
+			attrs[key] = base.String(v)
+		}
+	}
+	s := d.Specs
+	amount("memory", "MiB", s.MemoryMiB)
+	amount("power", "W", s.PowerW)
+	amount("bar1", "MiB", s.BAR1MiB)
+	amount("cores_clock", "MHz", s.CoresClockMHz)
+	amount("memory_clock", "MHz", s.MemoryClockMHz)
+	amount("pci_bandwidth", "MB/s", s.PCIBandwidthMBps)
+	amount("cores", "", s.Cores)
+	amount("multiprocessors", "", s.Multiprocessors)
+	amount("nvlinks", "", s.NVLinks)
+	amount("nvlink_bandwidth", "MB/s", s.NVLinkMBps)
+	text("display_state", s.DisplayState)
+	text("persistence_mode", s.PersistenceMode)
+	text("compute_mode", s.ComputeMode)
+	text("architecture", s.Architecture)
+	if s.ComputeCapability != nil {
+		attrs["compute_capability"] = base.Float(*s.ComputeCapability, "")
+	}
+	text("pci_bus_id", d.PCIBusID)
+	text("pci_device_id", d.Board.PCIDeviceID)
+	text("serial", d.Board.Serial)
+	number("numa_node", d.Board.NUMANode)
+	text("cpus", d.Board.CPUs)
+	text("sharing", d.Sharing)
+	if d.Slice != nil {
+		text("mig_profile", d.Profile)
+		text("mig_parent", string(d.Parent))
+		number("slice_start", d.Slice.Start)
+		number("slice_size", d.Slice.Size)
+		number("gpu_instance", d.Slice.GPUInstance)
+		number("compute_instance", d.Slice.ComputeInstance)
+	}
+	return attrs
 }

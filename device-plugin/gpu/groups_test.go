@@ -47,22 +47,32 @@ func TestGroups(t *testing.T) {
 				"persistence_mode":   base.String("Enabled"),
 				"architecture":       base.String("hopper"),
 				"compute_capability": base.Float(9.0, ""),
+				"pci_bus_id":         base.String("00000000:1B:00.0"),
 				"driver_version":     base.String("580.95.05"),
+				"driver_branch":      base.Int(580, ""),
 				"cuda_version":       base.String("13.0"),
+				"cuda_majors":        base.String("11,12,13"),
+				"cuda_compat":        base.String("13.0"),
+				"mps":                base.Bool(false),
 			},
 		},
 		{
 			Vendor: "nvidia", Type: "gpu", Name: "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
-			Devices: []device.Device{{ID: "MIG-a", HealthDescription: "lost"}},
+			Devices: []device.Device{{ID: "MIG-a", HealthDescription: "lost; running work moves away"}},
 			Attributes: map[string]device.Attribute{
 				"memory":         base.Int(4864, "MiB"),
 				"mig_profile":    base.String("1g.5gb"),
+				"mig_parent":     base.String("GPU-a"),
 				"driver_version": base.String("580.95.05"),
+				"driver_branch":  base.Int(580, ""),
 				"cuda_version":   base.String("13.0"),
+				"cuda_majors":    base.String("11,12,13"),
+				"cuda_compat":    base.String("13.0"),
+				"mps":            base.Bool(false),
 			},
 		},
 	}
-	got := s.Groups(nil)
+	got := all(s).Groups()
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("groups (-want +got):\n%s", diff)
 	}
@@ -77,7 +87,7 @@ func TestAttributesOfUnlikeDevices(t *testing.T) {
 	inv.Boards[2].Specs.PersistenceMode = "Enabled"
 	inv.Boards[2].Specs.BAR1MiB = amount(1)
 	s := gpu.State{}.Next(inv)
-	groups := s.Groups(nil)
+	groups := all(s).Groups()
 	if len(groups) != 1 || len(groups[0].Devices) != 3 {
 		t.Fatalf("devices of one name are in groups %+v, want one group: Nomad overwrites groups of one name", groups)
 	}
@@ -85,7 +95,11 @@ func TestAttributesOfUnlikeDevices(t *testing.T) {
 		"memory":         base.Int(40536, "MiB"),
 		"power":          base.Int(250, "W"),
 		"driver_version": base.String("550.54.15"),
+		"driver_branch":  base.Int(550, ""),
 		"cuda_version":   base.String("12.4"),
+		"cuda_majors":    base.String("11,12"),
+		"cuda_compat":    base.String("12.4"),
+		"mps":            base.Bool(false),
 	}
 	if diff := cmp.Diff(want, groups[0].Attributes); diff != "" {
 		t.Errorf("attributes (-want +got):\n%s", diff)
@@ -109,7 +123,7 @@ func TestMemoryUnits(t *testing.T) {
 		inv := healthy(1)
 		inv.Boards[0].Specs.MemoryMiB = amount(tt.mib)
 		s := gpu.State{}.Next(inv)
-		memory := s.Groups(nil)[0].Attributes["memory"]
+		memory := all(s).Groups()[0].Attributes["memory"]
 		if memory.Unit != "MiB" {
 			t.Fatalf("memory is in %q", memory.Unit)
 		}
@@ -127,7 +141,7 @@ func TestGroupsProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := gpu.State{}.Next(randomReading(t))
 		names, total := map[string]bool{}, 0
-		for _, g := range s.Groups(nil) {
+		for _, g := range all(s).Groups() {
 			if names[g.Name] {
 				t.Fatalf("two groups are named %q", g.Name)
 			}
@@ -137,7 +151,7 @@ func TestGroupsProperties(t *testing.T) {
 		if total != len(s.Devices) {
 			t.Fatalf("%d devices are in groups of %d", len(s.Devices), total)
 		}
-		if err := device.ValidateGroups(s.Groups(nil)); err != nil {
+		if err := device.ValidateGroups(all(s).Groups()); err != nil {
 			t.Fatal(err)
 		}
 	})

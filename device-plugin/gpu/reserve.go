@@ -12,56 +12,93 @@ import (
 // Errors that Reserve wraps. Nomad fails a task for good on any of them.
 var (
 	ErrUnknownGPU   = errors.New("no such GPU on this node")
-	ErrIgnoredGPU   = errors.New("the GPU is in ignored_gpu_ids")
+	ErrHiddenGPU    = errors.New("the GPU is not on offer")
 	ErrUnhealthyGPU = errors.New("the GPU is unhealthy")
 )
 
-// Reserve is what a task needs to use exactly the given devices: their IDs in
-// NVIDIA_VISIBLE_DEVICES and CUDA_VISIBLE_DEVICES, in board and slice order
-// whatever order they came in, so that a rank has the same GPU every time, and
-// their device files. All of the IDs can be used, or an error names those that
-// cannot. No IDs give an empty reservation.
-//
-// Reserve holds no state: Nomad's scheduler keeps the books.
-func (s State) Reserve(ignored IgnoreList, ids []ID) (*device.Reservation, error) {
-	var picked []Device
+// CDIKind is the first part of a device's name in the Container Device
+// Interface: "nvidia.com/gpu=GPU-...".
+const CDIKind = "nvidia.com/gpu"
+
+// CDIVariable is the environment variable with the CDI names of a task's
+// devices, for drivers and tools that speak it; Nomad's protocol does not.
+const CDIVariable = "DROVER_CDI_DEVICES"
+
+// Select finds the devices that were reserved, in board and slice order
+// whatever order they came in, so that a rank has the same GPU every time. All
+// of them can be used, or an error names those that cannot, and why.
+func (o Offer) Select(ids []ID) ([]Device, error) {
 	var problems []error
 	for _, id := range ids {
-		d, ok := s.Find(id)
-		switch {
+		d, ok := o.Find(id)
+		switch why := o.hidden[id]; {
+		case !ok && why != "":
+			problems = append(problems, fmt.Errorf("reserving %s: %w: %s", id, ErrHiddenGPU, why))
 		case !ok:
 			problems = append(problems, fmt.Errorf("reserving %s: %w", id, ErrUnknownGPU))
-		case ignored.Hides(d):
-			problems = append(problems, fmt.Errorf("reserving %s: %w", id, ErrIgnoredGPU))
-		case d.Fault != "":
-			problems = append(problems, fmt.Errorf("reserving %s: %w: %s", id, ErrUnhealthyGPU, d.Fault))
-		default:
-			picked = append(picked, d)
+		case !d.Fault.OK():
+			problems = append(problems, fmt.Errorf("reserving %s: %w: %s", id, ErrUnhealthyGPU, d.Fault.Reason))
 		}
 	}
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
-	slices.SortFunc(picked, byPosition)
-	picked = slices.CompactFunc(picked, func(a, b Device) bool { return a.ID == b.ID })
+	var picked []Device
+	for _, d := range o.Devices {
+		if slices.Contains(ids, d.ID) {
+			picked = append(picked, d)
+		}
+	}
+	return picked, nil
+}
 
+// Reservation is what a task needs to use exactly the given devices: how CUDA,
+// the container runtime and CDI name them, and their device files. No devices
+// give an empty reservation.
+//
+// It holds no state: Nomad's scheduler keeps the books.
+func (o Offer) Reservation(devices []Device) *device.Reservation {
 	r := &device.Reservation{Env: map[string]string{}}
-	var visible, nodes []string
-	for _, d := range picked {
-		visible = append(visible, string(d.ID))
+	if len(devices) == 0 {
+		return r
+	}
+	var cuda, hardware, cdi []string
+	for _, d := range devices {
+		// Two replicas of one board are one device to the program.
+		cuda = appendNew(cuda, o.cudaName(d))
+		hardware = appendNew(hardware, string(d.Hardware))
+		cdi = appendNew(cdi, CDIKind+"="+string(d.Hardware))
 		for _, n := range d.Nodes {
-			if !slices.Contains(nodes, n) {
-				nodes = append(nodes, n)
+			node := device.Node{TaskPath: n, HostPath: n, Permissions: "rw"}
+			if !slices.Contains(r.Devices, node) {
+				r.Devices = append(r.Devices, node)
 			}
 		}
 	}
-	if len(visible) > 0 {
-		list := strings.Join(visible, ",")
-		r.Env["NVIDIA_VISIBLE_DEVICES"] = list
-		r.Env["CUDA_VISIBLE_DEVICES"] = list
+	r.Env["CUDA_VISIBLE_DEVICES"] = strings.Join(cuda, ",")
+	r.Env["NVIDIA_VISIBLE_DEVICES"] = strings.Join(hardware, ",")
+	r.Env[CDIVariable] = strings.Join(cdi, ",")
+	return r
+}
+
+func appendNew(list []string, s string) []string {
+	if slices.Contains(list, s) {
+		return list
 	}
-	for _, n := range nodes {
-		r.Devices = append(r.Devices, device.Node{TaskPath: n, HostPath: n, Permissions: "rw"})
+	return append(list, s)
+}
+
+// firstMIGUUID is the branch of the first driver whose CUDA finds a slice by
+// its own UUID. Before it, the slice is named by its board and instances:
+// "MIG-GPU-<UUID>/<GPU instance>/<compute instance>".
+const firstMIGUUID = 470
+
+// cudaName is what CUDA_VISIBLE_DEVICES says of a device.
+func (o Offer) cudaName(d Device) string {
+	branch, known := branchOf(o.state.DriverVersion)
+	if d.Slice == nil || !known || branch >= firstMIGUUID || strings.Contains(string(d.Hardware), "/") ||
+		d.Slice.GPUInstance == nil || d.Slice.ComputeInstance == nil {
+		return string(d.Hardware)
 	}
-	return r, nil
+	return fmt.Sprintf("MIG-%s/%d/%d", d.Parent, *d.Slice.GPUInstance, *d.Slice.ComputeInstance)
 }

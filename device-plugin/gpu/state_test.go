@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/internal/gpustatus"
 )
 
 func TestNext(t *testing.T) {
@@ -131,6 +132,41 @@ func TestFailedAndBack(t *testing.T) {
 	}
 }
 
+// TestActions: only work whose device is gone cannot go on, and a driver that
+// does not answer is no reason to end any.
+func TestActions(t *testing.T) {
+	inv := healthy(4)
+	inv.Boards[3] = sliced(inv.Boards[3], 0, 1)
+	s := gpu.State{}.Next(inv)
+	next := clone(inv)
+	next.Boards[0].Fault = "needs a reset"
+	next.Boards[1].Fault, next.Boards[1].FaultAction = "lost", gpustatus.End
+	next.Boards[3].Slices = slices.Clone(next.Boards[3].Slices)
+	next.Boards[3].Slices[1].Fault = "no answer"
+	next.Boards = slices.Delete(next.Boards, 2, 3)
+	s = s.Next(next)
+	want := map[gpu.ID]gpustatus.Action{"GPU-0": gpustatus.Move, "GPU-1": gpustatus.End, "GPU-2": gpustatus.End, "MIG-3-0": "", "MIG-3-1": gpustatus.Move}
+	if diff := cmp.Diff(want, actions(s)); diff != "" {
+		t.Errorf("actions (-want +got):\n%s", diff)
+	}
+	want["MIG-3-0"] = gpustatus.Keep
+	failed := s.Failed("mismatch").Failed("still")
+	if diff := cmp.Diff(want, actions(failed)); diff != "" {
+		t.Errorf("actions while the driver fails (-want +got):\n%s", diff)
+	}
+	if got := faults(failed); got["MIG-3-0"] != "still" || got["GPU-1"] != "lost" {
+		t.Errorf("faults while the driver fails: %v", got)
+	}
+}
+
+func actions(s gpu.State) map[gpu.ID]gpustatus.Action {
+	m := make(map[gpu.ID]gpustatus.Action)
+	for _, d := range s.Devices {
+		m[d.ID] = d.Fault.Action
+	}
+	return m
+}
+
 // TestNextProperties drives a state through random readings of a machine of
 // six boards and checks what must hold after each.
 func TestNextProperties(t *testing.T) {
@@ -191,18 +227,18 @@ func checkState(t *rapid.T, s gpu.State, inv gpu.Inventory, everSeen map[gpu.ID]
 		switch {
 		case b.MIG && b.Fault == "" && offered:
 			t.Fatalf("%s is in MIG mode and offered as a whole", b.ID)
-		case !b.MIG && b.Fault == "" && (!offered || d.Fault != ""):
+		case !b.MIG && b.Fault == "" && (!offered || !d.Fault.OK()):
 			t.Fatalf("healthy board %s is not offered: %+v", b.ID, d)
 		}
 		for _, slice := range b.Slices {
-			if d, ok := s.Find(slice.ID); !ok || d.Fault != b.Fault {
+			if d, ok := s.Find(slice.ID); !ok || d.Fault.Reason != b.Fault {
 				t.Fatalf("slice %s of a board with fault %q is %+v", slice.ID, b.Fault, d)
 			}
 		}
 	}
 	for _, d := range s.Devices {
 		board := slices.IndexFunc(inv.Boards, func(b gpu.Board) bool { return b.ID == d.Parent })
-		if board < 0 && d.Fault == "" {
+		if board < 0 && d.Fault.OK() {
 			t.Fatalf("%s is not in the reading and healthy", d.ID)
 		}
 		if board < 0 && !everSeen[d.ID] {

@@ -5,22 +5,25 @@ import "github.com/drover-ml/drover/nomadplugin/device"
 // notAvailable is what a reading that is missing shows as.
 const notAvailable = "N/A"
 
-// Stats are the statistics of a set of devices, by group. Devices without a
-// sample are left out, and so are groups without any.
+// Stats are the statistics of a set of devices, by group, from samples of
+// their hardware. Devices without a sample are left out, and so are groups
+// without any.
 func Stats(devices []Device, samples map[ID]Sample) []device.GroupStats {
 	var groups []device.GroupStats
-	position := make(map[string]int)
+	type key struct{ kind, name string }
+	position := make(map[key]int)
 	for _, d := range devices {
-		sample, ok := samples[d.ID]
+		sample, ok := samples[d.Hardware]
 		if !ok {
 			continue
 		}
-		i, ok := position[d.Name]
+		k := key{d.Type, d.Name}
+		i, ok := position[k]
 		if !ok {
 			i = len(groups)
-			position[d.Name] = i
+			position[k] = i
 			groups = append(groups, device.GroupStats{
-				Vendor: Vendor, Type: Type, Name: d.Name, Instances: map[string]device.InstanceStats{},
+				Vendor: Vendor, Type: d.Type, Name: d.Name, Instances: map[string]device.InstanceStats{},
 			})
 		}
 		groups[i].Instances[string(d.ID)] = instanceStats(d, sample)
