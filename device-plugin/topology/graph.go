@@ -3,6 +3,14 @@
 // questions of. It is pure.
 package topology
 
+import "context"
+
+// Source reads how the GPUs of a machine are connected. What it cannot tell
+// (NICs, say) it leaves out.
+type Source interface {
+	Topology(ctx context.Context) (Graph, error)
+}
+
 // Graph is one reading of a node. The zero Graph knows nothing.
 type Graph struct {
 	GPUs []GPU
@@ -22,6 +30,9 @@ type GPU struct {
 	// Island is the set of GPUs that reach each other over NVLink; GPUs of one
 	// island have the same number. Nil without NVLink.
 	Island *int
+	// MemoryNode is the NUMA node that the GPU's own memory is, on machines
+	// where CPU and GPU share an address space; nil elsewhere.
+	MemoryNode *int
 }
 
 // NIC is a network or InfiniBand card.
@@ -32,6 +43,8 @@ type NIC struct {
 	NUMANode *int
 	// RDMA is set for cards with an InfiniBand or RoCE device.
 	RDMA bool
+	// Down is set if the card has no link at present, as far as is known.
+	Down bool
 }
 
 // Link is the connection of two ends, each a GPU's UUID or a NIC's name.
