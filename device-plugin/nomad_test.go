@@ -23,19 +23,19 @@ func TestConformance(t *testing.T) {
 	t.Run("boards", func(t *testing.T) {
 		t.Parallel()
 		conformance.Run(t, conformance.Config{
-			Path: pluginBinary(t), Plugin: map[string]any{"simulate": "dgx-h100", "simulate_node": "n"},
+			Path: pluginBinary(t), Plugin: map[string]any{"simulate": "dgx-h100", "simulate_node": "n", "state_dir": t.TempDir()},
 		})
 	})
 	t.Run("slices", func(t *testing.T) {
 		t.Parallel()
 		conformance.Run(t, conformance.Config{
-			Path: pluginBinary(t), Plugin: map[string]any{"simulate": "2xa100-80gb/all-balanced", "simulate_node": "n"}, Only: []string{"device/"},
+			Path: pluginBinary(t), Plugin: map[string]any{"simulate": "2xa100-80gb/all-balanced", "simulate_node": "n", "state_dir": t.TempDir()}, Only: []string{"device/"},
 		})
 	})
 	t.Run("library", func(t *testing.T) {
 		t.Parallel()
 		conformance.Run(t, conformance.Config{
-			Path: pluginBinary(t), Env: []string{"LD_LIBRARY_PATH=" + fakeNVML(t)}, Only: []string{"start/", "device/"},
+			Path: pluginBinary(t), Env: []string{"LD_LIBRARY_PATH=" + fakeNVML(t)}, Plugin: map[string]any{"state_dir": t.TempDir()}, Only: []string{"start/", "device/"},
 		})
 	})
 }
@@ -54,7 +54,8 @@ func TestOnNomad(t *testing.T) {
 	client := startAgent(t, nomad, dir, fmt.Sprintf(`
 		simulate        = "testdata/mixed.hcl"
 		simulate_node   = "n"
-		simulate_faults = %q`, faults))
+		simulate_faults = %q
+		state_dir       = %q`, faults, filepath.Join(dir, "state")))
 
 	node := waitNode(t, client, "devices", func(n *api.Node) bool { return len(n.NodeResources.Devices) > 0 })
 	got := map[string]int{}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"sync"
 	"time"
 
@@ -25,9 +24,6 @@ const (
 	// patience is how long a call into the driver may take. It is below the
 	// 50 seconds for which an agent's start waits for a first fingerprint.
 	patience = 20 * time.Second
-	// retryPause is how soon a machine whose GPUs cannot be read is looked at
-	// again, if the fingerprint period is longer.
-	retryPause = 10 * time.Second
 )
 
 // plugin is the Nomad side. It opens the GPUs on first use, not in SetConfig:
@@ -38,7 +34,7 @@ type plugin struct {
 
 	mu       sync.Mutex
 	settings settings
-	observer *observer // nil until first used
+	node     *node // nil until first used
 }
 
 var _ device.Plugin = (*plugin)(nil)
@@ -88,26 +84,26 @@ func (p *plugin) Close() error {
 }
 
 func (p *plugin) closeLocked() error {
-	if p.observer == nil {
+	if p.node == nil {
 		return nil
 	}
-	err := p.observer.src.Close()
-	p.observer = nil
+	err := p.node.Close()
+	p.node = nil
 	return err
 }
 
 // current opens the GPUs if need be.
-func (p *plugin) current() (*observer, settings) {
+func (p *plugin) current() (*node, settings) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.observer == nil && p.settings.enabled {
-		p.observer = newObserver(p.log, p.open(p.settings), p.settings.policy)
+	if p.node == nil && p.settings.enabled {
+		p.node = newNode(p.log, p.open(p.settings), p.settings)
 	}
-	return p.observer, p.settings
+	return p.node, p.settings
 }
 
 func (p *plugin) Fingerprint(ctx context.Context, publish func([]device.Group) error) error {
-	o, s := p.current()
+	n, s := p.current()
 	if !s.enabled {
 		p.log.Info("offering no GPUs", "reason", "the plugin is disabled by its configuration")
 		if err := publish(nil); err != nil {
@@ -116,36 +112,22 @@ func (p *plugin) Fingerprint(ctx context.Context, publish func([]device.Group) e
 		<-ctx.Done()
 		return nil
 	}
-	var published []device.Group
-	for first := true; ; {
-		groups, err := o.look(ctx)
-		if ctx.Err() != nil {
-			return nil
+	n.start(ctx)
+	for ctx.Err() == nil {
+		_, groups, changed := n.current()
+		if err := publish(groups); err != nil {
+			return err
 		}
-		if first || !reflect.DeepEqual(groups, published) {
-			if err := publish(groups); err != nil {
-				return err
-			}
-			first, published = false, groups
-		}
-		pause := s.period
-		if err != nil && !errors.Is(err, gpu.ErrNoDriver) {
-			pause = min(pause, retryPause)
-		}
-		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-o.src.Changes():
-			timer.Stop()
-		case <-timer.C:
+		case <-changed:
 		}
 	}
+	return nil
 }
 
 func (p *plugin) Reserve(ctx context.Context, ids []string) (*device.Reservation, error) {
-	o, s := p.current()
+	n, s := p.current()
 	if !s.enabled {
 		if len(ids) == 0 {
 			return &device.Reservation{}, nil
@@ -156,11 +138,11 @@ func (p *plugin) Reserve(ctx context.Context, ids []string) (*device.Reservation
 	for i, id := range ids {
 		gpus[i] = gpu.ID(id)
 	}
-	return o.reserve(ctx, gpus)
+	return n.reserve(ctx, gpus)
 }
 
 func (p *plugin) Stats(ctx context.Context, interval time.Duration, publish func([]device.GroupStats) error) error {
-	o, s := p.current()
+	n, s := p.current()
 	if !s.enabled {
 		<-ctx.Done()
 		return nil
@@ -172,7 +154,7 @@ func (p *plugin) Stats(ctx context.Context, interval time.Duration, publish func
 	defer ticker.Stop()
 	trouble := ""
 	for {
-		stats, err := o.stats(ctx)
+		stats, err := n.stats(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +30,11 @@ type bench struct {
 
 func newBench(t *testing.T, config map[string]any) bench {
 	t.Helper()
+	config = maps.Clone(config)
+	if config == nil {
+		config = map[string]any{}
+	}
+	config["state_dir"] = t.TempDir()
 	log := &bytes.Buffer{}
 	b := bench{
 		plugin: newPlugin(hclog.New(&hclog.LoggerOptions{Output: log, Level: hclog.Debug})),
@@ -36,6 +42,7 @@ func newBench(t *testing.T, config map[string]any) bench {
 		log:    log,
 	}
 	b.open = func(settings) gpu.Source { return b.src }
+	t.Cleanup(func() { _ = b.Close() })
 	if err := b.SetConfig(t.Context(), encoded(t, config)); err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +184,7 @@ func TestFingerprintPublishesChangesOnly(t *testing.T) {
 			t.Error("published after its end")
 		}
 		for line, want := range map[string]int{
-			"found GPU": 2, "GPU is unhealthy": 1 + 2, "GPU is healthy again": 1 + 2, "GPUs cannot be read": 1, "can be read again": 1,
+			"found GPU": 2, "GPU is unhealthy": 1 + 1, "GPU is healthy again": 1 + 2, "GPUs cannot be read": 1, "can be read again": 1,
 		} {
 			if n := strings.Count(b.log.String(), line); n != want {
 				t.Errorf("%q is logged %d times, want %d:\n%s", line, n, want, b.log)
@@ -347,7 +354,7 @@ func TestConfig(t *testing.T) {
 					}
 				}
 			}
-			if p.observer != nil {
+			if p.node != nil {
 				t.Error("SetConfig opened the GPUs")
 			}
 		})

@@ -57,6 +57,12 @@ func pluginBinary(t *testing.T) string {
 
 func launch(t *testing.T, config map[string]any, env ...string) *host.Process {
 	t.Helper()
+	if config == nil {
+		config = map[string]any{}
+	}
+	if config["state_dir"] == nil {
+		config["state_dir"] = t.TempDir()
+	}
 	p, err := host.Launch(t.Context(), host.Config{Path: pluginBinary(t), Env: env})
 	if err != nil {
 		t.Fatal(err)
@@ -127,6 +133,7 @@ func TestProcessSimulated(t *testing.T) {
 	want := &device.Reservation{Env: map[string]string{
 		"NVIDIA_VISIBLE_DEVICES": first + "," + second, "CUDA_VISIBLE_DEVICES": first + "," + second,
 		"DROVER_CDI_DEVICES": "nvidia.com/gpu=" + first + ",nvidia.com/gpu=" + second,
+		"DROVER_GPU_NODES":   "", "DROVER_GPU_STATUS": filepath.Join(config["state_dir"].(string), "status.json"),
 	}}
 	if diff := cmp.Diff(want, r); diff != "" {
 		t.Errorf("reservation (-want +got):\n%s", diff)

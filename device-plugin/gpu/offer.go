@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/drover-ml/drover/internal/gpustatus"
@@ -129,6 +130,31 @@ func (o *Offer) share(p Policy) {
 }
 
 func replicaID(id ID, n int) ID { return ID(fmt.Sprintf("%s::%d", id, n)) }
+
+// Merge is everything that several overlays know. Of several faults of a
+// device the worst counts, of attributes the last.
+func Merge(overlays ...Overlay) Overlay {
+	all := Overlay{Faults: make(map[ID]Fault), Attributes: make(map[ID]map[string]device.Attribute)}
+	for _, o := range overlays {
+		for id, f := range o.Faults {
+			all.Faults[id] = Worst(all.Faults[id], f)
+		}
+		for id, attrs := range o.Attributes {
+			if all.Attributes[id] == nil {
+				all.Attributes[id] = make(map[string]device.Attribute)
+			}
+			maps.Copy(all.Attributes[id], attrs)
+		}
+		if o.Describe != nil {
+			all.Describe = o.Describe
+		}
+	}
+	return all
+}
+
+// Hidden tells why a device is not on offer; "" for one that is, or that is
+// not known.
+func (o Offer) Hidden(id ID) string { return o.hidden[id] }
 
 // Find looks a device on offer up by its ID.
 func (o Offer) Find(id ID) (Device, bool) { return find(o.Devices, id) }

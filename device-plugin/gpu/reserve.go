@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/drover-ml/drover/internal/gpustatus"
 	"github.com/drover-ml/drover/nomadplugin/device"
 )
 
@@ -62,19 +63,20 @@ func (o Offer) Reservation(devices []Device) *device.Reservation {
 	if len(devices) == 0 {
 		return r
 	}
-	var cuda, hardware, cdi []string
+	var cuda, hardware, cdi, nodes []string
 	for _, d := range devices {
 		// Two replicas of one board are one device to the program.
 		cuda = appendNew(cuda, o.cudaName(d))
 		hardware = appendNew(hardware, string(d.Hardware))
 		cdi = appendNew(cdi, CDIKind+"="+string(d.Hardware))
 		for _, n := range d.Nodes {
-			node := device.Node{TaskPath: n, HostPath: n, Permissions: "rw"}
-			if !slices.Contains(r.Devices, node) {
-				r.Devices = append(r.Devices, node)
-			}
+			nodes = appendNew(nodes, n)
 		}
 	}
+	for _, n := range nodes {
+		r.Devices = append(r.Devices, device.Node{TaskPath: n, HostPath: n, Permissions: "rw"})
+	}
+	r.Env[gpustatus.NodesVariable] = strings.Join(nodes, ",")
 	r.Env["CUDA_VISIBLE_DEVICES"] = strings.Join(cuda, ",")
 	r.Env["NVIDIA_VISIBLE_DEVICES"] = strings.Join(hardware, ",")
 	r.Env[CDIVariable] = strings.Join(cdi, ",")

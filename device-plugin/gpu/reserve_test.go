@@ -12,20 +12,21 @@ import (
 	"github.com/drover-ml/drover/nomadplugin/device"
 )
 
-func node(path string) device.Node {
-	return device.Node{TaskPath: path, HostPath: path, Permissions: "rw"}
-}
-
-// env is what a task hears of its devices, by the names that CUDA and all
-// others have for them.
-func env(cuda, hardware string) map[string]string {
+// reservation is what a task hears of its devices, by the names that CUDA and
+// all others have for them, and their device files.
+func reservation(cuda, hardware string, nodes ...string) *device.Reservation {
 	cdi := strings.Split(hardware, ",")
 	for i := range cdi {
 		cdi[i] = "nvidia.com/gpu=" + cdi[i]
 	}
-	return map[string]string{
-		"CUDA_VISIBLE_DEVICES": cuda, "NVIDIA_VISIBLE_DEVICES": hardware, "DROVER_CDI_DEVICES": strings.Join(cdi, ","),
+	r := &device.Reservation{Env: map[string]string{
+		"CUDA_VISIBLE_DEVICES": cuda, "NVIDIA_VISIBLE_DEVICES": hardware,
+		"DROVER_CDI_DEVICES": strings.Join(cdi, ","), "DROVER_GPU_NODES": strings.Join(nodes, ","),
+	}}
+	for _, n := range nodes {
+		r.Devices = append(r.Devices, device.Node{TaskPath: n, HostPath: n, Permissions: "rw"})
 	}
+	return r
 }
 
 func TestReserve(t *testing.T) {
@@ -60,36 +61,24 @@ func TestReserve(t *testing.T) {
 		{
 			name: "two boards, in board order",
 			ids:  []gpu.ID{"GPU-1", "GPU-0"},
-			want: &device.Reservation{
-				Env:     env("GPU-0,GPU-1", "GPU-0,GPU-1"),
-				Devices: []device.Node{node("/dev/nvidia0"), node("/dev/nvidiactl"), node("/dev/nvidia1")},
-			},
+			want: reservation("GPU-0,GPU-1", "GPU-0,GPU-1", "/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia1"),
 		},
 		{
 			name: "a slice, by its own ID",
 			ids:  []gpu.ID{"MIG-2-2"},
-			want: &device.Reservation{
-				Env:     env("MIG-2-2", "MIG-2-2"),
-				Devices: []device.Node{node("/dev/nvidia-caps/nvidia-cap2"), node("/dev/nvidia2"), node("/dev/nvidiactl")},
-			},
+			want: reservation("MIG-2-2", "MIG-2-2", "/dev/nvidia-caps/nvidia-cap2", "/dev/nvidia2", "/dev/nvidiactl"),
 		},
 		{
 			name:   "a slice, for the CUDA of an old driver",
 			driver: "460.106.00",
 			ids:    []gpu.ID{"MIG-2-2"},
-			want: &device.Reservation{
-				Env:     env("MIG-GPU-2/9/0", "MIG-2-2"),
-				Devices: []device.Node{node("/dev/nvidia-caps/nvidia-cap2"), node("/dev/nvidia2"), node("/dev/nvidiactl")},
-			},
+			want:   reservation("MIG-GPU-2/9/0", "MIG-2-2", "/dev/nvidia-caps/nvidia-cap2", "/dev/nvidia2", "/dev/nvidiactl"),
 		},
 		{
 			name:   "two replicas of one board are one board",
 			policy: twice,
 			ids:    []gpu.ID{"GPU-4::1", "GPU-4::0"},
-			want: &device.Reservation{
-				Env:     env("GPU-4", "GPU-4"),
-				Devices: []device.Node{node("/dev/nvidia4"), node("/dev/nvidiactl")},
-			},
+			want:   reservation("GPU-4", "GPU-4", "/dev/nvidia4", "/dev/nvidiactl"),
 		},
 		{name: "nothing", want: &device.Reservation{Env: map[string]string{}}},
 		{name: "unknown", ids: []gpu.ID{"GPU-0", "GPU-9"}, wantErr: gpu.ErrUnknownGPU, says: "GPU-9"},

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/internal/gpustatus"
+	"github.com/drover-ml/drover/nomadplugin/device"
+)
+
+const (
+	// retryPause is how soon what failed is tried again: reading the GPUs (if
+	// the fingerprint period is longer), writing a file, watching for events.
+	retryPause = 10 * time.Second
+	// freshFor is for how long a look at the GPUs is good enough to promise
+	// one of them to a task.
+	freshFor = 2 * time.Second
+)
+
+// node is the machine's GPUs as the plugin sees and offers them. What is known
+// of them comes from several parts, each of which runs on its own and tells
+// what it knows by put; the node makes one offer of it all, and tells whoever
+// waits for it.
+type node struct {
+	log      hclog.Logger
+	src      gpu.Source
+	settings settings
+	report   reporter
+
+	started sync.Once
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	kick    chan struct{} // asks for a look at the GPUs
+
+	mu       sync.Mutex
+	state    gpu.State
+	lookedAt time.Time              // zero before the first look
+	known    map[string]gpu.Overlay // by part
+	offer    gpu.Offer
+	groups   []device.Group
+	changed  chan struct{} // closed, and replaced, when the groups change
+}
+
+func newNode(log hclog.Logger, src gpu.Source, s settings) *node {
+	return &node{
+		log: log, src: src, settings: s, report: reporter{log: log},
+		kick: make(chan struct{}, 1), known: map[string]gpu.Overlay{}, changed: make(chan struct{}),
+	}
+}
+
+// start looks at the GPUs, and goes on doing so and everything else until
+// Close. A second start does nothing.
+func (n *node) start(ctx context.Context) {
+	n.started.Do(func() {
+		_ = n.look(ctx) // reported; the first offer is made of what there is
+		parts, stop := context.WithCancel(context.Background())
+		n.mu.Lock()
+		n.stop = stop
+		n.mu.Unlock()
+		n.run(parts, "watching the GPUs", n.lookOften)
+		n.run(parts, "keeping state", n.withState)
+	})
+}
+
+// run runs a part until ctx ends. One that fails or panics is started again
+// after a pause; none can take another down.
+func (n *node) run(ctx context.Context, doing string, part func(context.Context) error) {
+	n.running.Go(func() {
+		trouble := ""
+		for {
+			err := guard(func() error { return part(ctx) })
+			if ctx.Err() != nil {
+				return
+			}
+			if text := fmt.Sprint(err); text != trouble {
+				trouble = text
+				n.log.Warn("a part of the GPU plugin failed, and is tried again", "doing", doing, "error", err, "pause", retryPause)
+			}
+			if !sleep(ctx, retryPause) {
+				return
+			}
+		}
+	})
+}
+
+// guard turns a panic into an error.
+func guard(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	return f()
+}
+
+// sleep reports whether ctx has not ended meanwhile.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// Close ends all parts and releases the GPUs. It does not wait for a driver
+// that hangs.
+func (n *node) Close() error {
+	n.mu.Lock()
+	stop := n.stop
+	n.mu.Unlock()
+	if stop != nil {
+		stop()
+		done := make(chan struct{})
+		go func() { n.running.Wait(); close(done) }()
+		select {
+		case <-done:
+		case <-time.After(closePatience):
+		}
+	}
+	return n.src.Close()
+}
+
+// lookOften looks at the GPUs every period, and at once when there is reason
+// to.
+func (n *node) lookOften(ctx context.Context) error {
+	pause := n.settings.period
+	for {
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-n.src.Changes():
+		case <-n.kick:
+		case <-timer.C:
+		}
+		timer.Stop()
+		pause = n.settings.period
+		if err := n.look(ctx); err != nil && !errors.Is(err, gpu.ErrNoDriver) {
+			pause = min(pause, retryPause)
+		}
+	}
+}
+
+// lookSoon asks for a look at the GPUs without waiting for it.
+func (n *node) lookSoon() {
+	select {
+	case n.kick <- struct{}{}:
+	default: // asked for already
+	}
+}
+
+// look reads the machine. After an error too the offer is right: what was seen
+// before is in it, unhealthy.
+func (n *node) look(ctx context.Context) error {
+	inv, err := n.src.Inventory(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lookedAt = time.Now()
+	if err != nil {
+		n.state = n.state.Failed(err.Error())
+	} else {
+		n.state = n.state.Next(inv)
+		n.report.inventory(inv, n.settings.policy.Filter)
+	}
+	n.report.trouble(err, len(n.state.Devices))
+	n.renew()
+	return err
+}
+
+// put replaces what a part knows of the GPUs.
+func (n *node) put(part string, o gpu.Overlay) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.known[part] = o
+	n.renew()
+}
+
+// renew makes the offer anew, and tells of it if it is another. The lock is
+// held.
+func (n *node) renew() {
+	var known []gpu.Overlay
+	for _, part := range slices.Sorted(maps.Keys(n.known)) {
+		known = append(known, n.known[part])
+	}
+	before := n.offer
+	n.offer = n.state.Offer(n.settings.policy, gpu.Merge(known...))
+	n.report.devices(before, n.offer)
+	groups := n.offer.Groups()
+	if !reflect.DeepEqual(groups, n.groups) {
+		n.groups = groups
+		close(n.changed)
+		n.changed = make(chan struct{})
+	}
+}
+
+// current is the offer, its groups, and a channel that is closed when the
+// groups change.
+func (n *node) current() (gpu.Offer, []device.Group, <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.offer, n.groups, n.changed
+}
+
+// reserve answers from a look at the GPUs that is fresh: one may have vanished
+// meanwhile, or recovered, or the plugin may have been started just now.
+func (n *node) reserve(ctx context.Context, ids []gpu.ID) (*device.Reservation, error) {
+	if len(ids) == 0 {
+		return &device.Reservation{}, nil
+	}
+	offer, _, _ := n.current()
+	devices, err := offer.Select(ids)
+	if err != nil || !n.isFresh() {
+		lookErr := n.look(ctx)
+		offer, _, _ = n.current()
+		if devices, err = offer.Select(ids); err != nil && lookErr != nil && errors.Is(err, gpu.ErrUnknownGPU) {
+			return nil, fmt.Errorf("%w (%w)", err, lookErr)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := offer.Reservation(devices)
+	if n.settings.stateDir != "" {
+		r.Env[gpustatus.Variable] = n.statusPath()
+	}
+	return r, nil
+}
+
+func (n *node) isFresh() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.lookedAt.IsZero() && time.Since(n.lookedAt) < freshFor
+}
+
+// stats reads the devices that are offered.
+func (n *node) stats(ctx context.Context) ([]device.GroupStats, error) {
+	n.mu.Lock()
+	looked := !n.lookedAt.IsZero()
+	n.mu.Unlock()
+	if !looked {
+		if err := n.look(ctx); err != nil {
+			return nil, err
+		}
+	}
+	offer, _, _ := n.current()
+	var ids []gpu.ID
+	for _, d := range offer.Devices {
+		if !slices.Contains(ids, d.Hardware) {
+			ids = append(ids, d.Hardware)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	samples, err := n.src.Sample(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	return gpu.Stats(offer.Devices, samples), nil
+}
