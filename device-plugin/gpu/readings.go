@@ -28,6 +28,9 @@ type Vitals struct {
 	// PowerViolation and ThermalViolation are for how long clocks have been
 	// held down since the driver was loaded.
 	PowerViolation, ThermalViolation *time.Duration
+	// EnergyMJ is the energy used since the driver was loaded or the board
+	// reset, in millijoules: when it falls, one of the two has happened.
+	EnergyMJ *int64
 
 	PCIe    *PCIe
 	NVLinks []NVLink
@@ -100,8 +103,10 @@ type Event struct {
 	Board ID
 	// GPUInstance and ComputeInstance narrow it down to a MIG slice.
 	GPUInstance, ComputeInstance *int
-	// XID is the driver's error code.
+	// XID is the driver's error code; 0 of a Reset.
 	XID int
+	// Reset tells, instead of an error, that the board was reset.
+	Reset bool
 	// Text is what the driver said, if it did: a line of the kernel log.
 	Text string
 	// PID is the process that was on the GPU; 0 is unknown.
