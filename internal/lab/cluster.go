@@ -35,6 +35,11 @@ type Cluster interface {
 	StartAgent()
 	// KillNode is a power failure of one node: everything on it is gone.
 	KillNode(name string)
+	// ScriptGPUs replaces what goes wrong with a node's simulated GPUs: the
+	// content of the device plugin's fault file. "" heals them.
+	ScriptGPUs(node, script string)
+	// GPUState is the folder in which a node's device plugin keeps its state.
+	GPUState(node string) string
 	// Plugins are the PIDs of a plugin's processes, helpers excluded.
 	Plugins(binary string) []int
 	Kind() string
@@ -182,6 +187,17 @@ func (c *devclusterCluster) StartAgent() {
 	c.nodesReady(2)
 }
 
+func (c *devclusterCluster) nodeDir(name string) string {
+	return filepath.Join(c.dir, "cluster", "nodes", name)
+}
+
+func (c *devclusterCluster) ScriptGPUs(node, script string) {
+	c.t.Helper()
+	writeScript(c.t, filepath.Join(c.nodeDir(node), "gpu-faults.hcl"), script)
+}
+
+func (c *devclusterCluster) GPUState(node string) string { return filepath.Join(c.nodeDir(node), "gpu") }
+
 func (c *devclusterCluster) KillNode(name string) {
 	c.t.Helper()
 	if err := devclusterFault(c.Addr(), "kill-node", name); err != nil {
@@ -241,8 +257,9 @@ plugin "nomad-driver-ml" {
 }
 plugin "nomad-device-gpu" {
   config {
-    simulate      = "dgx-a100"
-    simulate_node = "{{.Name}}"
+    simulate        = "dgx-a100"
+    simulate_node   = "{{.Name}}"
+    simulate_faults = "{{.Dir}}/gpu-faults.hcl"
   }
 }
 telemetry {
@@ -287,6 +304,24 @@ func NewNomad(t T, path, bin string) Cluster {
 }
 
 func (c *nomadCluster) Kind() string { return "nomad" }
+
+func (c *nomadCluster) ScriptGPUs(node, script string) {
+	c.t.Helper()
+	writeScript(c.t, filepath.Join(c.dir, node, "gpu-faults.hcl"), script)
+}
+
+func (c *nomadCluster) GPUState(node string) string { return filepath.Join(c.dir, node, "gpu") }
+
+// writeScript replaces a file at once: a plugin may read it at any moment.
+func writeScript(t T, path, script string) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", []byte(script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
 
 func (c *nomadCluster) KillAgent() {
 	for _, p := range c.agents {
