@@ -38,10 +38,14 @@ type Instance struct {
 	Profile     string
 	Placement   Placement
 	// Compute are the compute slices of each compute instance; one that takes
-	// all of them is the rule.
+	// all of them is the rule. A GPU instance without any has no MIG device.
 	Compute []int
 	// UUIDs are of the MIG devices, by compute instance; of a reading only.
 	UUIDs []string
+	// Processes are the PIDs that have a device of it open, where the driver
+	// tells; of a reading only. A PID of Board.Processes that is in no
+	// instance may be in any.
+	Processes []int
 }
 
 // Placement is where a GPU instance sits in a board's memory slots.
