@@ -71,6 +71,17 @@ func TaskError(d Device) error { return fmt.Errorf("%s%s: %s", taskError, d.ID, 
 // TaskError's.
 func IsTaskError(text string) bool { return strings.Contains(text, taskError) }
 
+// ParseTaskError takes apart a task's error, as Nomad shows it, if it is one of
+// TaskError's.
+func ParseTaskError(text string) (device, reason string, ok bool) {
+	_, text, ok = strings.Cut(text, taskError)
+	if !ok {
+		return "", "", false
+	}
+	device, reason, ok = strings.Cut(text, ": ")
+	return device, reason, ok
+}
+
 // Status is the content of the file: the devices that have a fault.
 //
 //	{"version":1,"updated":"2026-01-02T15:04:05Z","devices":[

@@ -29,6 +29,13 @@ func TestTaskError(t *testing.T) {
 	if err.Error() != "GPU failed: GPU-a: gone" || !IsTaskError("Exit Message: "+err.Error()) || IsTaskError("no GPU") {
 		t.Errorf("error = %q", err)
 	}
+	device, reason, ok := ParseTaskError("Exit Message: " + TaskError(Device{ID: "MIG-a::1", Reason: "Xid 79: gone"}).Error())
+	if device != "MIG-a::1" || reason != "Xid 79: gone" || !ok {
+		t.Errorf("the error's device = %q, reason = %q, %v", device, reason, ok)
+	}
+	if _, _, ok := ParseTaskError("it exited with code 1"); ok {
+		t.Error("another error is taken for a GPU's")
+	}
 }
 
 func TestFile(t *testing.T) {
