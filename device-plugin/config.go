@@ -35,6 +35,8 @@ type Config struct {
 	// StateDir is where the plugin keeps what must survive its restart, and
 	// what tasks read of it.
 	StateDir string `codec:"state_dir"`
+	// CDISpecDir is the folder for a file of CDI devices; "" writes none.
+	CDISpecDir string `codec:"cdi_spec_dir"`
 }
 
 const defaultStateDir = "/var/lib/nomad-device-gpu"
@@ -57,6 +59,7 @@ func configSchema() *schema.Spec {
 		"simulate":           schema.Attr("simulate", "string", false),
 		"simulate_node":      schema.Attr("simulate_node", "string", false),
 		"simulate_faults":    schema.Attr("simulate_faults", "string", false),
+		"cdi_spec_dir":       schema.Attr("cdi_spec_dir", "string", false),
 		"state_dir":          schema.Default(schema.Attr("state_dir", "string", false), strconv.Quote(defaultStateDir)),
 	})
 }
@@ -68,8 +71,8 @@ type settings struct {
 	period  time.Duration
 	machine *simulated.Machine // nil is the real one
 	faults  string
-	// stateDir is an absolute path.
-	stateDir string
+	// Absolute paths; cdiDir may be "".
+	stateDir, cdiDir string
 }
 
 var strategies = []gpu.Strategy{gpu.Mixed, gpu.Single, gpu.None}
@@ -77,13 +80,16 @@ var strategies = []gpu.Strategy{gpu.Mixed, gpu.Single, gpu.None}
 // check turns a configuration into settings, or tells every problem of it. It
 // touches no GPU and no driver.
 func (c Config) check() (settings, error) {
-	s := settings{enabled: c.Enabled, period: c.FingerprintPeriod, faults: c.SimulateFaults, stateDir: c.StateDir}
+	s := settings{enabled: c.Enabled, period: c.FingerprintPeriod, faults: c.SimulateFaults, stateDir: c.StateDir, cdiDir: c.CDISpecDir}
 	var problems []error
 	if c.FingerprintPeriod < minPeriod {
 		problems = append(problems, fmt.Errorf("fingerprint_period is %s; it must be at least %s", c.FingerprintPeriod, minPeriod))
 	}
 	if !filepath.IsAbs(c.StateDir) {
 		problems = append(problems, fmt.Errorf("state_dir is %q; it must be an absolute path", c.StateDir))
+	}
+	if c.CDISpecDir != "" && !filepath.IsAbs(c.CDISpecDir) {
+		problems = append(problems, fmt.Errorf("cdi_spec_dir is %q; it must be an absolute path", c.CDISpecDir))
 	}
 	var err error
 	if s.policy.Filter, err = gpu.NewFilter(c.Include, c.Exclude, c.IgnoredGPUIDs); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/topology"
 	"github.com/drover-ml/drover/internal/gpustatus"
 	"github.com/drover-ml/drover/nomadplugin/device"
 )
@@ -45,6 +46,7 @@ type node struct {
 	state    gpu.State
 	lookedAt time.Time              // zero before the first look
 	known    map[string]gpu.Overlay // by part
+	wiring   topology.Graph
 	offer    gpu.Offer
 	groups   []device.Group
 	changed  chan struct{} // closed, and replaced, when the groups change
@@ -61,13 +63,18 @@ func newNode(log hclog.Logger, src gpu.Source, s settings) *node {
 // Close. A second start does nothing.
 func (n *node) start(ctx context.Context) {
 	n.started.Do(func() {
-		_ = n.look(ctx) // reported; the first offer is made of what there is
+		_ = n.look(ctx)          // reported; the first offer is made of what there is
+		_ = n.learnTopology(ctx) // tried again, and then reported, by its part
 		parts, stop := context.WithCancel(context.Background())
 		n.mu.Lock()
 		n.stop = stop
 		n.mu.Unlock()
 		n.run(parts, "watching the GPUs", n.lookOften)
+		n.run(parts, "reading how the GPUs are connected", n.readTopology)
 		n.run(parts, "keeping state", n.withState)
+		if n.settings.cdiDir != "" {
+			n.run(parts, "writing CDI devices", n.onChange(n.writeCDI))
+		}
 	})
 }
 
@@ -209,6 +216,23 @@ func (n *node) renew() {
 	}
 }
 
+// onChange is a part that does something with every new offer.
+func (n *node) onChange(do func(gpu.Offer) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		for {
+			offer, _, changed := n.current()
+			if err := do(offer); err != nil {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+			}
+		}
+	}
+}
+
 // current is the offer, its groups, and a channel that is closed when the
 // groups change.
 func (n *node) current() (gpu.Offer, []device.Group, <-chan struct{}) {
@@ -236,10 +260,17 @@ func (n *node) reserve(ctx context.Context, ids []gpu.ID) (*device.Reservation, 
 		return nil, err
 	}
 	r := offer.Reservation(devices)
+	addHints(r.Env, n.connections(), devices)
 	if n.settings.stateDir != "" {
 		r.Env[gpustatus.Variable] = n.statusPath()
 	}
 	return r, nil
+}
+
+func (n *node) connections() topology.Graph {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.wiring
 }
 
 func (n *node) isFresh() bool {

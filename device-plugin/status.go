@@ -11,25 +11,21 @@ import (
 
 func (n *node) statusPath() string { return filepath.Join(n.settings.stateDir, "status.json") }
 
-// keepStatus writes the status file whenever the offer changes. It ends with
-// an error when it cannot, to be started again.
+// keepStatus is a part that writes the status file.
 func (n *node) keepStatus(ctx context.Context) error {
 	written, err := gpustatus.Read(n.statusPath())
-	for first := true; ; first = false {
-		offer, _, changed := n.current()
-		status := statusOf(offer, written, time.Now())
-		if first && err != nil || !equalFaults(status, written) {
-			if err := gpustatus.Write(n.statusPath(), status); err != nil {
-				return err
-			}
-			written = status
-		}
-		select {
-		case <-ctx.Done():
+	valid := err == nil
+	return n.onChange(func(o gpu.Offer) error {
+		status := statusOf(o, written, time.Now())
+		if valid && equalFaults(status, written) {
 			return nil
-		case <-changed:
 		}
-	}
+		if err := gpustatus.Write(n.statusPath(), status); err != nil {
+			return err
+		}
+		written, valid = status, true
+		return nil
+	})(ctx)
 }
 
 // statusOf lists the hardware on offer that has a fault. A fault that was
