@@ -1,0 +1,241 @@
+package metrics
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/drover-ml/drover/device-plugin/attribution"
+	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/sysfs"
+)
+
+// ProcessLister is a source that can list the processes on its GPUs. On real
+// boards that is far dearer than a Sample, so it should be asked less often.
+type ProcessLister interface {
+	Processes(ctx context.Context) ([]gpu.Process, error)
+}
+
+// Config is how an Exporter works.
+type Config struct {
+	// Node is the label Hostname; "" is the host's name.
+	Node string
+	// Ages are how old readings may be and still be shown. Three times the
+	// period of each is right.
+	Ages Ages
+	// Tasks finds the tasks of processes; nil finds none. Only Processes calls
+	// it.
+	Tasks func(pids []int) map[int]attribution.Task
+	Now   func() time.Time // nil is time.Now
+}
+
+// Ages are how old readings of each kind may be.
+type Ages struct {
+	Inventory time.Duration // 0 is 3 minutes
+	Samples   time.Duration // 0 is 15 seconds
+	Vitals    time.Duration // 0 is 2 minutes
+	Processes time.Duration // 0 is 1 minute
+	Network   time.Duration // 0 is 1 minute
+}
+
+// Exporter is an HTTP handler that answers with the last readings in
+// Prometheus's text format. Its owner hands it every reading as it is made,
+// with the error if it failed: then the last one is shown until it is stale.
+// All methods may be called at the same time. What is handed over must not be
+// changed afterwards.
+type Exporter struct {
+	Config
+
+	mu          sync.Mutex
+	collections map[string]collection
+	snapshot    snapshot
+	vitalsSeen  map[gpu.ID]gpu.Vitals // the ones before, for rates
+}
+
+// snapshot is everything that is shown. Its parts are replaced, never changed.
+type snapshot struct {
+	units     []unit
+	samples   map[gpu.ID]gpu.Sample
+	vitals    map[gpu.ID]gpu.Vitals
+	nvlink    map[gpu.ID]float64 // MB/s
+	use       map[gpu.ID]use
+	events    map[gpu.ID]xids
+	watching  bool
+	turns     map[gpu.ID]turns
+	health    Health
+	network   []sysfs.Interface
+	rdma      []sysfs.RDMADevice
+	untold    int // tasks beyond maxTasks
+}
+
+// New makes an Exporter, which shows nothing yet but itself.
+func New(c Config) *Exporter {
+	if c.Node == "" {
+		c.Node, _ = os.Hostname() // without a name the label is left out
+	}
+	c.Ages = Ages{
+		Inventory: cmp.Or(c.Ages.Inventory, 3*time.Minute), Samples: cmp.Or(c.Ages.Samples, 15*time.Second),
+		Vitals: cmp.Or(c.Ages.Vitals, 2*time.Minute), Processes: cmp.Or(c.Ages.Processes, time.Minute),
+		Network: cmp.Or(c.Ages.Network, time.Minute),
+	}
+	if c.Tasks == nil {
+		c.Tasks = func([]int) map[int]attribution.Task { return nil }
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Exporter{Config: c, collections: make(map[string]collection), vitalsSeen: make(map[gpu.ID]gpu.Vitals)}
+}
+
+// Inventory is what devices there are: all known ones with their faults,
+// replicas or the hardware behind them alike, and the boards of the reading.
+// The boards are needed for those in MIG mode, which are no devices.
+func (e *Exporter) Inventory(started time.Time, driver string, devices []gpu.Device, boards []gpu.Board, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.collected("inventory", started, err)
+	// With an error too: the devices are those known before, with that fault.
+	before := e.snapshot.units
+	e.snapshot.units = unitsOf(e.Node, driver, devices, boards)
+	e.snapshot.turns = countTurns(e.snapshot.turns, before, e.snapshot.units)
+	e.attribute()
+}
+
+// Samples are those of boards, those in MIG mode included, and slices.
+func (e *Exporter) Samples(started time.Time, samples map[gpu.ID]gpu.Sample, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.collected("samples", started, err) {
+		e.snapshot.samples = samples
+	}
+}
+
+// Vitals are those of boards.
+func (e *Exporter) Vitals(started time.Time, vitals map[gpu.ID]gpu.Vitals, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.collected("vitals", started, err) {
+		return
+	}
+	rates := make(map[gpu.ID]float64, len(vitals))
+	for id, v := range vitals {
+		if rate, ok := nvlinkRate(e.vitalsSeen[id], v); ok {
+			rates[id] = rate
+		}
+	}
+	e.vitalsSeen, e.snapshot.vitals, e.snapshot.nvlink = vitals, vitals, rates
+}
+
+// Processes are those on all GPUs. It looks up their tasks, which reads files
+// of each of them.
+func (e *Exporter) Processes(started time.Time, processes []gpu.Process, err error) {
+	var tasks map[int]attribution.Task
+	if err == nil {
+		pids := make([]int, 0, len(processes))
+		for _, p := range processes {
+			pids = append(pids, p.PID)
+		}
+		slices.Sort(pids)
+		tasks = e.Tasks(slices.Compact(pids))
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.collected("processes", started, err) {
+		return
+	}
+	e.snapshot.use, e.snapshot.untold = usesOf(processes, tasks)
+	e.attribute()
+}
+
+// Event counts what the driver reported.
+func (e *Exporter) Event(event gpu.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	events := maps.Clone(e.snapshot.events)
+	if events == nil {
+		events = make(map[gpu.ID]xids)
+	}
+	if _, known := events[event.Board]; known || len(events) < maxBoards {
+		events[event.Board] = events[event.Board].with(event.XID)
+	}
+	e.snapshot.events = events
+}
+
+// Watching tells whether events are being waited for: only then is having seen
+// none a reading.
+func (e *Exporter) Watching(ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.snapshot.watching = ok
+}
+
+// Health is what the health rules and the MIG reconciler know beyond the
+// devices' faults.
+func (e *Exporter) Health(h Health) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.snapshot.health = h
+}
+
+// Network is how the node's network cards are doing.
+func (e *Exporter) Network(started time.Time, interfaces []sysfs.Interface, rdma []sysfs.RDMADevice, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.collected("network", started, err) {
+		e.snapshot.network, e.snapshot.rdma = interfaces, rdma
+	}
+}
+
+// Serve answers requests for /metrics at an address ("127.0.0.1:9445") until
+// ctx ends.
+func (e *Exporter) Serve(ctx context.Context, address string) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("serving metrics: %w", err)
+	}
+	return e.ServeOn(ctx, listener)
+}
+
+// ServeOn is Serve on a listener, which it closes.
+func (e *Exporter) ServeOn(ctx context.Context, listener net.Listener) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", e)
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving metrics: %w", err)
+	}
+	return nil
+}
+
+// contentType is that of Prometheus's text format.
+const contentType = "text/plain; version=0.0.4; charset=utf-8"
+
+// ServeHTTP answers with the metrics, whatever the path.
+func (e *Exporter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", contentType)
+	e.mu.Lock()
+	p := page{snapshot: e.snapshot, now: e.Now(), ages: e.Ages, collections: maps.Clone(e.collections)}
+	e.mu.Unlock()
+	t := newText(w)
+	defer t.release()
+	p.writeDevices(t)
+	p.writeTasks(t)
+	p.writeHealth(t)
+	p.writeNetwork(t)
+	p.writeCollections(t)
+	writeSelf(t)
+	t.flush() // a scraper that went away misses nothing
+}
