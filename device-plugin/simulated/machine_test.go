@@ -36,12 +36,12 @@ func TestPreset(t *testing.T) {
 		{spec: "dgx-h100/all-disabled", devices: 8, first: "NVIDIA H100 80GB HBM3", memory: 81559},
 		{spec: "", err: "unknown GPU preset"},
 		{spec: "dgx-v100", err: `unknown GPU preset "dgx-v100"; use one of a100-40gb`},
-		{spec: "0xl4", err: "1 to 64 boards, not 0"},
-		{spec: "9xdgx-h100", err: "1 to 64 boards, not 72"},
+		{spec: "0xl4", err: "1 to 64 boards, so l4 can be there 1 to 64 times"},
+		{spec: "9xdgx-h100", err: "so dgx-h100 can be there 1 to 8 times"},
 		{spec: "9223372036854775807xdgx-h100", err: "1 to 64 boards"},
 		{spec: "l4/all-balanced", err: "NVIDIA L4 has no MIG mode"},
 		{spec: "dgx-a100/balanced", err: `unknown MIG layout "balanced"`},
-		{spec: "dgx-a100/all-9g.1gb", err: `unknown MIG profile "9g.1gb"`},
+		{spec: "dgx-a100/all-9g.1gb", err: `has no MIG profile "9g.1gb"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.spec, func(t *testing.T) {
@@ -55,7 +55,7 @@ func TestPreset(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			devices := gpu.State{}.Next(m.inventory()).Devices
+			devices := gpu.State{}.Next(m.inventory(m.described())).Devices
 			if len(devices) != tt.devices {
 				t.Fatalf("%d devices, want %d", len(devices), tt.devices)
 			}
@@ -74,7 +74,7 @@ func TestIDs(t *testing.T) {
 		}
 		m.Node = node
 		all := map[gpu.ID]bool{}
-		for _, d := range (gpu.State{}).Next(m.inventory()).Devices {
+		for _, d := range (gpu.State{}).Next(m.inventory(m.described())).Devices {
 			all[d.ID] = true
 			all[d.Parent] = true
 		}
@@ -155,7 +155,7 @@ board "h100" { power_w = -1 }
 				"boards.hcl:2:7: a custom board needs a product name",
 				"boards.hcl:3:22: count is 1 to 64, not 0",
 				"boards.hcl:4:20: NVIDIA L4 has no MIG mode",
-				"boards.hcl:5:27: MIG layout 3g.20gb, 3g.20gb, 1g.5gb has no legal placement",
+				"boards.hcl:5:27: 3g.20gb (2 times) and 1g.5gb need 9 memory slots",
 				"boards.hcl:7:11: a block with a uuid describes one board",
 				"boards.hcl:10:23: uuid GPU-1 is given twice",
 				"boards.hcl:11:23: a uuid has no commas or spaces",
@@ -189,7 +189,7 @@ board "h100" { power_w = -1 }
 				t.Fatal(err)
 			}
 			var got []device
-			for _, d := range (gpu.State{}).Next(m.inventory()).Devices {
+			for _, d := range (gpu.State{}).Next(m.inventory(m.described())).Devices {
 				got = append(got, device{d.Name, *d.Specs.MemoryMiB})
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
@@ -254,7 +254,7 @@ func FuzzParseFile(f *testing.F) {
 			t.Fatalf("%d boards", n)
 		}
 		ids := map[gpu.ID]bool{}
-		for _, d := range (gpu.State{}).Next(m.inventory()).Devices {
+		for _, d := range (gpu.State{}).Next(m.inventory(m.described())).Devices {
 			if ids[d.ID] || d.ID == "" || d.Name == "" {
 				t.Fatalf("device %+v", d)
 			}
@@ -275,7 +275,7 @@ func FuzzParseFaults(f *testing.F) {
 		if err != nil {
 			return
 		}
-		inv, _, err := faults.apply(m.inventory())
+		inv, _, err := faults.apply(m.inventory(m.described()))
 		if err == nil && len((gpu.State{}).Next(inv).Devices) > 4 {
 			t.Fatal("a fault added devices")
 		}

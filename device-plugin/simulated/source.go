@@ -67,7 +67,7 @@ func (s *source) Inventory(context.Context) (gpu.Inventory, error) {
 	s.mu.Lock()
 	faults := s.faults
 	s.mu.Unlock()
-	inv, _, err := faults.apply(s.Machine.inventory())
+	inv, _, err := faults.apply(s.Machine.inventory(s.Machine.described()))
 	return inv, err
 }
 
@@ -149,7 +149,7 @@ func (s *source) reload() bool {
 		s.Logger.Error("fault file is not usable, so the faults stay as they were", "file", s.FaultFile, "error", err)
 		return false
 	}
-	if _, unmatched, err := faults.apply(s.Machine.inventory()); err == nil && len(unmatched) > 0 {
+	if _, unmatched, err := faults.apply(s.Machine.inventory(s.Machine.described())); err == nil && len(unmatched) > 0 {
 		s.Logger.Warn("fault file names GPUs that are not there", "file", s.FaultFile, "unmatched", unmatched)
 	}
 	s.mu.Lock()

@@ -19,7 +19,7 @@ func TestFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Node = "n"
-	boards := m.inventory().Boards
+	boards := m.inventory(m.described()).Boards
 	slice := func(board, index int) gpu.ID { return boards[board].Slices[index].ID }
 	healthy := map[gpu.ID]string{slice(0, 0): "", slice(0, 1): "", slice(1, 0): "", slice(1, 1): ""}
 	tests := []struct {
@@ -80,7 +80,7 @@ func TestFaults(t *testing.T) {
 			}
 			got := map[gpu.ID]string{}
 			for _, d := range state.Next(inv).Devices {
-				got[d.ID] = d.Fault
+				got[d.ID] = d.Fault.Reason
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("faults (-want +got):\n%s", diff)
@@ -138,7 +138,7 @@ func TestSample(t *testing.T) {
 	at := start
 	board := New(Config{Machine: m, Now: func() time.Time { return at }})
 	defer board.Close()
-	id := m.inventory().Boards[0].ID
+	id := m.inventory(m.described()).Boards[0].ID
 
 	reading := func() gpu.Sample {
 		samples, err := board.Sample(t.Context(), []gpu.ID{id, "GPU-unknown"})
@@ -167,7 +167,7 @@ func TestSample(t *testing.T) {
 
 	slices := New(Config{Machine: sliced})
 	defer slices.Close()
-	slice := sliced.inventory().Boards[0].Slices[0].ID
+	slice := sliced.inventory(sliced.described()).Boards[0].Slices[0].ID
 	samples, err := slices.Sample(t.Context(), []gpu.ID{slice})
 	if err != nil {
 		t.Fatal(err)
