@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// maxCPU bounds the numbers in CPU lists.
-const maxCPU = 1 << 16
+// maxCPUs bounds the numbers in CPU lists, and how many there are.
+const maxCPUs = 1 << 14
 
 // parseCPUs reads a list as the kernel writes it: "0-23,48-71".
 func parseCPUs(list string) ([]int, error) {
@@ -21,7 +21,7 @@ func parseCPUs(list string) ([]int, error) {
 		}
 		from, err1 := strconv.Atoi(first)
 		to, err2 := strconv.Atoi(last)
-		if err := errors.Join(err1, err2); err != nil || from < 0 || to < from || to > maxCPU {
+		if err := errors.Join(err1, err2); err != nil || from < 0 || to < from || to >= maxCPUs || len(cpus)+to-from >= maxCPUs {
 			return nil, fmt.Errorf("CPU list %.40q: want numbers and ranges such as 0-23,48-71", list)
 		}
 		for cpu := from; cpu <= to; cpu++ {
