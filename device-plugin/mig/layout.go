@@ -121,9 +121,10 @@ func (l Layout) String() string {
 	return strings.Join(names, ", ")
 }
 
-// describeInstance is "3g.20gb", or "3g.20gb (compute 2+1)".
+// describeInstance is "3g.20gb", or "3g.20gb (compute 2+1)" if it is divided.
 func describeInstance(profile string, compute []int) string {
-	if len(compute) == 0 {
+	whole := len(compute) == 1 && strings.HasPrefix(profile, strconv.Itoa(compute[0])+"g.")
+	if len(compute) == 0 || whole {
 		return profile
 	}
 	sizes := make([]string, len(compute))

@@ -1,0 +1,93 @@
+package reslice
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/drover-ml/drover/device-plugin/mig"
+)
+
+// State is the content of mig.json: a task for each board of which a layout
+// was ever wanted, by the board's UUID.
+//
+//	{"version":1,"boards":{"GPU-…":{"id":"…","name":"all-balanced","layout":{…},"phase":"done",…}}}
+type State struct {
+	Version int             `json:"version"`
+	Boards  map[string]Task `json:"boards"`
+}
+
+const stateVersion = 1
+
+// Request is what somebody wants of a board.
+type Request struct {
+	Name   string
+	Layout mig.Layout
+	Evict  bool
+	// Timeout is how long to wait for processes; 0 is for ever.
+	Timeout time.Duration
+}
+
+// Want replaces what is wanted of a board, whatever it is up to. The board
+// stays cordoned where it is. It returns the new task's ID.
+func (s *State) Want(board string, r Request, now time.Time) string {
+	old := s.Boards[board]
+	t := Task{
+		ID: uuid.NewString(), Name: r.Name, Layout: r.Layout, Evict: r.Evict, Asked: now, Phase: Desired, Since: now,
+		Cordon: old.Cordon, CordonedSince: old.CordonedSince, Touched: old.Touched,
+	}
+	if r.Timeout > 0 {
+		t.Deadline = now.Add(r.Timeout)
+	}
+	if s.Boards == nil {
+		s.Boards = make(map[string]Task)
+	}
+	s.Boards[board] = t
+	return t.ID
+}
+
+// Settled reports whether nothing more happens by itself on any of the boards;
+// none means all.
+func (s State) Settled(boards ...string) bool {
+	for id, t := range s.Boards {
+		if !t.Phase.Settled() && (len(boards) == 0 || slices.Contains(boards, id)) {
+			return false
+		}
+	}
+	return true
+}
+
+var phases = []Phase{Desired, Cordoned, Waiting, Moving, Slicing, Verifying, Done, Failed}
+
+// decode reads a stored state.
+func decode(content []byte) (State, error) {
+	var s State
+	if err := json.Unmarshal(content, &s); err != nil {
+		return State{}, err
+	}
+	if s.Version != stateVersion {
+		return State{}, fmt.Errorf("version %d is not %d: another release wrote it", s.Version, stateVersion)
+	}
+	for board, t := range s.Boards {
+		switch {
+		case board == "" || t.ID == "":
+			return State{}, errors.New("a task has no board or no ID")
+		case !slices.Contains(phases, t.Phase):
+			return State{}, fmt.Errorf("board %s is in phase %q; phases are %q", board, t.Phase, phases)
+		}
+	}
+	return s, nil
+}
+
+func (s State) encode() ([]byte, error) {
+	s.Version = stateVersion
+	if s.Boards == nil {
+		s.Boards = map[string]Task{}
+	}
+	content, err := json.MarshalIndent(s, "", "  ")
+	return append(content, '\n'), err
+}
