@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/sharing"
 	"github.com/drover-ml/drover/device-plugin/simulated"
 	"github.com/drover-ml/drover/nomadplugin/schema"
 )
@@ -32,6 +33,8 @@ type Config struct {
 	SimulateNode string `codec:"simulate_node"`
 	// SimulateFaults is a fault file.
 	SimulateFaults string `codec:"simulate_faults"`
+	// Sharing are the devices that several tasks share.
+	Sharing []sharing.Block `codec:"sharing"`
 	// StateDir is where the plugin keeps what must survive its restart, and
 	// what tasks read of it.
 	StateDir string `codec:"state_dir"`
@@ -56,6 +59,7 @@ func configSchema() *schema.Spec {
 		"include":            schema.Default(schema.Attr("include", "list(string)", false), `[]`),
 		"exclude":            schema.Default(schema.Attr("exclude", "list(string)", false), `[]`),
 		"mig_strategy":       schema.Default(schema.Attr("mig_strategy", "string", false), `"mixed"`),
+		"sharing":            sharing.Schema(),
 		"simulate":           schema.Attr("simulate", "string", false),
 		"simulate_node":      schema.Attr("simulate_node", "string", false),
 		"simulate_faults":    schema.Attr("simulate_faults", "string", false),
@@ -68,6 +72,7 @@ func configSchema() *schema.Spec {
 type settings struct {
 	enabled bool
 	policy  gpu.Policy
+	sharing sharing.Plan
 	period  time.Duration
 	machine *simulated.Machine // nil is the real one
 	faults  string
@@ -99,6 +104,10 @@ func (c Config) check() (settings, error) {
 	if !slices.Contains(strategies, s.policy.Strategy) {
 		problems = append(problems, fmt.Errorf("mig_strategy is %q; use one of %q", c.MIGStrategy, strategies))
 	}
+	if s.sharing, err = sharing.NewPlan(c.Sharing, c.Simulate != ""); err != nil {
+		problems = append(problems, err)
+	}
+	s.policy.Share = s.sharing.Share
 	switch {
 	case c.Simulate != "":
 		m, err := simulate(c.Simulate, c.SimulateNode)

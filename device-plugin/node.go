@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/sharing"
 	"github.com/drover-ml/drover/device-plugin/topology"
 	"github.com/drover-ml/drover/internal/gpustatus"
 	"github.com/drover-ml/drover/nomadplugin/device"
@@ -184,6 +185,7 @@ func (n *node) look(ctx context.Context) error {
 	} else {
 		n.state = n.state.Next(inv)
 		n.report.inventory(inv, n.settings.policy.Filter)
+		n.report.sharing(n.settings.sharing.Unmatched(n.state.Devices))
 	}
 	n.report.trouble(err, len(n.state.Devices))
 	n.renew()
@@ -205,6 +207,7 @@ func (n *node) renew() {
 	for _, part := range slices.Sorted(maps.Keys(n.known)) {
 		known = append(known, n.known[part])
 	}
+	known = append(known, shared(n.settings.sharing, n.state.Devices))
 	before := n.offer
 	n.offer = n.state.Offer(n.settings.policy, gpu.Merge(known...))
 	n.report.devices(before, n.offer)
@@ -261,6 +264,9 @@ func (n *node) reserve(ctx context.Context, ids []gpu.ID) (*device.Reservation, 
 	}
 	r := offer.Reservation(devices)
 	addHints(r.Env, n.connections(), devices)
+	if err := addShares(r, n.settings.sharing, devices, n.access); err != nil {
+		return nil, err
+	}
 	if n.settings.stateDir != "" {
 		r.Env[gpustatus.Variable] = n.statusPath()
 	}
@@ -305,3 +311,6 @@ func (n *node) stats(ctx context.Context) ([]device.GroupStats, error) {
 	}
 	return gpu.Stats(offer.Devices, samples), nil
 }
+
+// access is how a task reaches what enforces the limits of its replica.
+func (n *node) access(sharing.Share) sharing.Access { return sharing.Access{} }

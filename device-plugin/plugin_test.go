@@ -282,6 +282,49 @@ func TestReserve(t *testing.T) {
 	}
 }
 
+// TestReserveVanished: a GPU that is gone since the last look is not promised
+// to anybody.
+func TestReserveVanished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		<-b.watch(ctx)
+		time.Sleep(30 * time.Second)
+		b.src.set(boards("GPU-0"), nil)
+		if _, err := b.Reserve(ctx, []string{"GPU-1"}); !errors.Is(err, gpu.ErrUnhealthyGPU) || !strings.Contains(err.Error(), "no longer lists") {
+			t.Errorf("reserving a GPU that is gone: %v", err)
+		}
+		cancel()
+		_ = b.Close()
+		synctest.Wait()
+	})
+}
+
+func TestReserveShared(t *testing.T) {
+	block := map[string]any{"device": "index:0", "mode": "mps", "replicas": 4, "trust_tasks": true}
+	b := newBench(t, map[string]any{"sharing": []any{block, map[string]any{"device": "index:7", "mode": "time-slicing", "replicas": 2}}})
+	inv := boards("GPU-0", "GPU-1")
+	memory := int64(40960)
+	inv.Boards[0].Specs.MemoryMiB = &memory
+	b.src.set(inv, nil)
+	r, err := b.Reserve(t.Context(), []string{"GPU-0::3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Env["CUDA_VISIBLE_DEVICES"] != "GPU-0" || r.Env["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] != "0=10240M" || r.Env["DROVER_GPU_SHARING"] != "mps" {
+		t.Errorf("environment %v", r.Env)
+	}
+	if _, err := b.Reserve(t.Context(), []string{"GPU-0::3", "GPU-0::1"}); err == nil || !strings.Contains(err.Error(), "one MPS replica") {
+		t.Errorf("two MPS replicas: %v", err)
+	}
+	if _, err := b.Reserve(t.Context(), []string{"GPU-0"}); !errors.Is(err, gpu.ErrHiddenGPU) {
+		t.Errorf("the board of the replicas: %v", err)
+	}
+	if !strings.Contains(b.log.String(), "a sharing block matches no GPU of this node, so it does nothing: device=index:7") {
+		t.Errorf("a block that matches nothing is not told:\n%s", b.log)
+	}
+}
+
 func TestStatsBeforeFingerprint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, map[string]any{"ignored_gpu_ids": []any{"GPU-1"}})
@@ -335,6 +378,18 @@ func TestConfig(t *testing.T) {
 			name:   "every problem",
 			config: map[string]any{"fingerprint_period": "1ms", "ignored_gpu_ids": []any{"a", ""}, "simulate": "dgx-9"},
 			errs:   []string{"fingerprint_period is 1ms; it must be at least 100ms", "ignored_gpu_ids[1]: empty", `simulate: unknown GPU preset "dgx-9"`},
+		},
+		{name: "everything", config: map[string]any{
+			"mig_strategy": "single", "include": []any{"model:NVIDIA*"}, "exclude": []any{"index:0"}, "cdi_spec_dir": "/run/cdi", "state_dir": "/var/lib/x",
+			"sharing": []any{map[string]any{"device": "model:*L4", "mode": "time-slicing", "replicas": 4}},
+		}},
+		{
+			name: "wrong everywhere",
+			config: map[string]any{
+				"mig_strategy": "some", "exclude": []any{"gpu7"}, "cdi_spec_dir": "cdi", "state_dir": "x",
+				"sharing": []any{map[string]any{"device": "index:0", "mode": "mps", "replicas": 1}},
+			},
+			errs: []string{`mig_strategy is "some"; use one of ["mixed" "single" "none"]`, `exclude[0]: "gpu7"`, `cdi_spec_dir is "cdi"`, `state_dir is "x"`, "sharing[0].replicas"},
 		},
 		{name: "period", config: map[string]any{"fingerprint_period": "soon"}, errs: []string{"fingerprint_period"}},
 		{name: "simulation of nothing", config: map[string]any{"simulate_node": "n"}, errs: []string{"need simulate"}},

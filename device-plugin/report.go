@@ -12,7 +12,7 @@ import (
 type reporter struct {
 	log    hclog.Logger
 	failed string          // why the last look failed; "" if it did not
-	warned map[string]bool // entries of the filter that were told
+	warned map[string]bool // what was told once
 	lost   map[int]string  // boards that were told as unidentified
 }
 
@@ -47,19 +47,29 @@ func (r *reporter) inventory(inv gpu.Inventory, filter gpu.Filter) {
 		}
 	}
 	r.lost = lost
-	if r.warned == nil {
-		r.warned = map[string]bool{}
-	}
 	for _, u := range filter.Unmatched(inv) {
-		if r.warned[u.Option] {
-			continue
-		}
-		r.warned[u.Option] = true
 		args := []any{"option", u.Option, "entry", u.Entry}
 		if u.Meant != "" {
 			args = append(args, "meant", u.Meant)
 		}
-		r.log.Warn("an entry of a device filter matches no GPU of this node, so it does nothing", args...)
+		r.warnOnce(u.Option, "an entry of a device filter matches no GPU of this node, so it does nothing", args...)
+	}
+}
+
+// sharing warns of sharing blocks that match no device.
+func (r *reporter) sharing(unmatched []string) {
+	for _, device := range unmatched {
+		r.warnOnce("sharing "+device, "a sharing block matches no GPU of this node, so it does nothing", "device", device)
+	}
+}
+
+func (r *reporter) warnOnce(about, message string, args ...any) {
+	if r.warned == nil {
+		r.warned = map[string]bool{}
+	}
+	if !r.warned[about] {
+		r.warned[about] = true
+		r.log.Warn(message, args...)
 	}
 }
 
