@@ -23,7 +23,8 @@ type Vitals struct {
 	MemoryTemperatureC   *int64
 	SlowdownTemperatureC *int64 // at which the hardware slows down
 	ShutdownTemperatureC *int64
-	// Throttle are the reasons for which clocks are held down at present.
+	// Throttle are the reasons for which clocks are held down at present:
+	// empty, but not nil, if there are none.
 	Throttle []ThrottleReason
 	// PowerViolation and ThermalViolation are for how long clocks have been
 	// held down since the driver was loaded.
