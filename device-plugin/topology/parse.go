@@ -146,6 +146,7 @@ func (m *matrix) row(label string, values []string) error {
 func (m *matrix) graph(names map[string]string) (Graph, error) {
 	var g Graph
 	name := make(map[string]string) // of a label
+	slices.SortStableFunc(m.devices, gpusFirst)
 	for _, label := range m.devices {
 		name[label] = label
 		found := gpuLabel.FindStringSubmatch(label)
@@ -182,14 +183,23 @@ func (m *matrix) graph(names map[string]string) (Graph, error) {
 			if err != nil {
 				return Graph{}, err
 			}
-			isGPU := gpuLabel.MatchString(a) || gpuLabel.MatchString(b)
-			if known && isGPU && name[a] != "" && name[b] != "" {
+			if known && gpuLabel.MatchString(a) && name[a] != "" && name[b] != "" {
 				l.A, l.B = name[a], name[b]
 				g.Links = append(g.Links, l)
 			}
 		}
 	}
 	return g.WithIslands(), nil
+}
+
+func gpusFirst(a, b string) int {
+	switch isGPU := gpuLabel.MatchString; {
+	case isGPU(a) == isGPU(b):
+		return 0
+	case isGPU(a):
+		return -1
+	}
+	return 1
 }
 
 // link is the connection of two columns, from whichever row has it.
