@@ -111,13 +111,16 @@ type Action struct {
 func (t Task) Next(b *mig.Board, now time.Time, l Limits) (Task, Action) {
 	l = l.withDefaults()
 	if b == nil {
-		if t.Phase == Done || t.Phase == Failed {
+		if t.Phase.Settled() {
 			return t, Action{Wait: l.Poll}
 		}
-		return t.wait(now, l, "the driver does not list the board")
+		return t.wait(now, l, "waits for the driver to list the board")
 	}
 	plan, err := mig.NewPlan(*b, t.Layout)
 	if err != nil {
+		if t.Phase.Settled() {
+			return t, Action{Wait: l.Poll}
+		}
 		return t.to(Failed, now, err.Error()), Action{Wait: l.Poll}
 	}
 	if len(plan.Steps) == 0 {
@@ -130,7 +133,7 @@ func (t Task) Next(b *mig.Board, now time.Time, l Limits) (Task, Action) {
 		if destroys(plan) {
 			return t, Action{Wait: l.Poll}
 		}
-		t.Touched, t.Cordon, t.Steps, t.Failures = false, nil, 0, 0
+		t.Deadline = time.Time{}
 		t = t.to(Desired, now, "")
 	case Failed:
 		return t, Action{Wait: l.Poll}
