@@ -16,7 +16,7 @@ import (
 // collection is how reading one kind of thing goes.
 type collection struct {
 	succeeded, failed int64
-	lastSuccess       time.Time
+	last, lastSuccess time.Time
 	took              time.Duration // the last one
 	failing           bool
 }
@@ -26,7 +26,7 @@ type collection struct {
 func (e *Exporter) collected(name string, started time.Time, err error) bool {
 	now := e.Now()
 	c := e.collections[name]
-	c.took, c.failing = max(now.Sub(started), 0), err != nil
+	c.last, c.took, c.failing = now, max(now.Sub(started), 0), err != nil
 	if err == nil {
 		c.lastSuccess = now
 		c.succeeded++
@@ -42,7 +42,7 @@ func (p *page) writeCollections(t *text) {
 	names := slices.Sorted(maps.Keys(p.collections))
 	for _, f := range []field[collection]{
 		{"drover_gpu_collection_success", gauge, "Whether the last reading succeeded.",
-			func(c collection) (float64, bool) { return flag(!c.failing), true }},
+			func(c collection) (float64, bool) { return yes(!c.failing), true }},
 		{"drover_gpu_collection_age_seconds", gauge, "Time since a reading succeeded.",
 			func(c collection) (float64, bool) { return p.now.Sub(c.lastSuccess).Seconds(), c.succeeded > 0 }},
 		{"drover_gpu_collection_duration_seconds", gauge, "How long the last reading took.",

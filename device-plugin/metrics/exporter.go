@@ -15,6 +15,7 @@ import (
 
 	"github.com/drover-ml/drover/device-plugin/attribution"
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/health"
 	"github.com/drover-ml/drover/device-plugin/sysfs"
 )
 
@@ -57,23 +58,21 @@ type Exporter struct {
 	mu          sync.Mutex
 	collections map[string]collection
 	snapshot    snapshot
-	vitalsSeen  map[gpu.ID]gpu.Vitals // the ones before, for rates
 }
 
 // snapshot is everything that is shown. Its parts are replaced, never changed.
 type snapshot struct {
-	units     []unit
-	samples   map[gpu.ID]gpu.Sample
-	vitals    map[gpu.ID]gpu.Vitals
-	nvlink    map[gpu.ID]float64 // MB/s
-	use       map[gpu.ID]use
-	events    map[gpu.ID]xids
-	watching  bool
-	turns     map[gpu.ID]turns
-	health    Health
-	network   []sysfs.Interface
-	rdma      []sysfs.RDMADevice
-	untold    int // tasks beyond maxTasks
+	units   []unit
+	turns   map[gpu.ID]turns
+	samples map[gpu.ID]gpu.Sample
+	vitals  map[gpu.ID]gpu.Vitals
+	nvlink  map[gpu.ID]float64 // MB/s
+	use     map[gpu.ID]use
+	untold  int            // tasks beyond maxTasks
+	health  *health.Report // nil before the first
+	phases  map[gpu.ID]string
+	network []sysfs.Interface
+	rdma    []sysfs.RDMADevice
 }
 
 // New makes an Exporter, which shows nothing yet but itself.
@@ -92,17 +91,22 @@ func New(c Config) *Exporter {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Exporter{Config: c, collections: make(map[string]collection), vitalsSeen: make(map[gpu.ID]gpu.Vitals)}
+	return &Exporter{Config: c, collections: make(map[string]collection)}
 }
 
-// Inventory is what devices there are: all known ones with their faults,
-// replicas or the hardware behind them alike, and the boards of the reading.
-// The boards are needed for those in MIG mode, which are no devices.
-func (e *Exporter) Inventory(started time.Time, driver string, devices []gpu.Device, boards []gpu.Board, err error) {
+// Looked tells that the machine was looked at for what devices it has.
+func (e *Exporter) Looked(started time.Time, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.collected("inventory", started, err)
-	// With an error too: the devices are those known before, with that fault.
+}
+
+// Devices are all known ones with their faults, replicas or the hardware
+// behind them alike, and the boards of the last good look. The boards are
+// needed for those in MIG mode, which are no devices.
+func (e *Exporter) Devices(driver string, devices []gpu.Device, boards []gpu.Board) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	before := e.snapshot.units
 	e.snapshot.units = unitsOf(e.Node, driver, devices, boards)
 	e.snapshot.turns = countTurns(e.snapshot.turns, before, e.snapshot.units)
@@ -127,11 +131,11 @@ func (e *Exporter) Vitals(started time.Time, vitals map[gpu.ID]gpu.Vitals, err e
 	}
 	rates := make(map[gpu.ID]float64, len(vitals))
 	for id, v := range vitals {
-		if rate, ok := nvlinkRate(e.vitalsSeen[id], v); ok {
+		if rate, ok := nvlinkRate(e.snapshot.vitals[id], v); ok {
 			rates[id] = rate
 		}
 	}
-	e.vitalsSeen, e.snapshot.vitals, e.snapshot.nvlink = vitals, vitals, rates
+	e.snapshot.vitals, e.snapshot.nvlink = vitals, rates
 }
 
 // Processes are those on all GPUs. It looks up their tasks, which reads files
@@ -155,34 +159,18 @@ func (e *Exporter) Processes(started time.Time, processes []gpu.Process, err err
 	e.attribute()
 }
 
-// Event counts what the driver reported.
-func (e *Exporter) Event(event gpu.Event) {
+// Health is the latest word of the health rules.
+func (e *Exporter) Health(r health.Report) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	events := maps.Clone(e.snapshot.events)
-	if events == nil {
-		events = make(map[gpu.ID]xids)
-	}
-	if _, known := events[event.Board]; known || len(events) < maxBoards {
-		events[event.Board] = events[event.Board].with(event.XID)
-	}
-	e.snapshot.events = events
+	e.snapshot.health = &r
 }
 
-// Watching tells whether events are being waited for: only then is having seen
-// none a reading.
-func (e *Exporter) Watching(ok bool) {
+// MIG is how far the change of each board's layout is, in one of a few words.
+func (e *Exporter) MIG(phases map[gpu.ID]string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.snapshot.watching = ok
-}
-
-// Health is what the health rules and the MIG reconciler know beyond the
-// devices' faults.
-func (e *Exporter) Health(h Health) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.snapshot.health = h
+	e.snapshot.phases = phases
 }
 
 // Network is how the node's network cards are doing.

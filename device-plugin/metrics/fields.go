@@ -18,7 +18,7 @@ type field[T any] struct {
 	read             func(T) (float64, bool)
 }
 
-// integer and real are readings that may be missing.
+// integer and fraction are readings that may be missing.
 func integer(v *int64) (float64, bool) {
 	if v == nil {
 		return 0, false
@@ -26,14 +26,14 @@ func integer(v *int64) (float64, bool) {
 	return float64(*v), true
 }
 
-func real(v *float64) (float64, bool) {
+func fraction(v *float64) (float64, bool) {
 	if v == nil {
 		return 0, false
 	}
 	return *v, true
 }
 
-func flag(v bool) float64 {
+func yes(v bool) float64 {
 	if v {
 		return 1
 	}
@@ -49,7 +49,7 @@ func profiled(name, help string, get func(*gpu.Profiling) *float64) field[*gpu.S
 		if s.Profiling == nil {
 			return 0, false
 		}
-		return real(get(s.Profiling))
+		return fraction(get(s.Profiling))
 	}}
 }
 
@@ -182,11 +182,11 @@ var ofVitals = []field[*gpu.Vitals]{
 	ecc("drover_gpu_ecc_dram_uncorrected_total", "Uncorrected errors of device memory since the driver was loaded.", func(e *gpu.ECC) *int64 { return e.DRAMUncorrected }),
 	retired("DCGM_FI_DEV_RETIRED_SBE", counter, "Pages retired for corrected errors.", func(r *gpu.RetiredPages) float64 { return float64(r.SingleBit) }),
 	retired("DCGM_FI_DEV_RETIRED_DBE", counter, "Pages retired for uncorrected errors.", func(r *gpu.RetiredPages) float64 { return float64(r.DoubleBit) }),
-	retired("DCGM_FI_DEV_RETIRED_PENDING", gauge, "Whether pages are retired at the next reset.", func(r *gpu.RetiredPages) float64 { return flag(r.Pending) }),
+	retired("DCGM_FI_DEV_RETIRED_PENDING", gauge, "Whether pages are retired at the next reset.", func(r *gpu.RetiredPages) float64 { return yes(r.Pending) }),
 	remapped("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS", counter, "Rows remapped for corrected errors.", func(r *gpu.RemappedRows) float64 { return float64(r.Corrected) }),
 	remapped("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS", counter, "Rows remapped for uncorrected errors.", func(r *gpu.RemappedRows) float64 { return float64(r.Uncorrected) }),
-	remapped("DCGM_FI_DEV_ROW_REMAP_FAILURE", gauge, "Whether a row could not be remapped.", func(r *gpu.RemappedRows) float64 { return flag(r.Failed) }),
-	remapped("DCGM_FI_DEV_ROW_REMAP_PENDING", gauge, "Whether rows are remapped at the next reset.", func(r *gpu.RemappedRows) float64 { return flag(r.Pending) }),
+	remapped("DCGM_FI_DEV_ROW_REMAP_FAILURE", gauge, "Whether a row could not be remapped.", func(r *gpu.RemappedRows) float64 { return yes(r.Failed) }),
+	remapped("DCGM_FI_DEV_ROW_REMAP_PENDING", gauge, "Whether rows are remapped at the next reset.", func(r *gpu.RemappedRows) float64 { return yes(r.Pending) }),
 	pcie("DCGM_FI_DEV_PCIE_REPLAY_COUNTER", counter, "Packets sent again over PCIe since the driver was loaded.", func(p *gpu.PCIe) *int64 { return p.Replays }),
 	pcie("DCGM_FI_DEV_PCIE_LINK_GEN", gauge, "Generation of the PCIe link.", func(p *gpu.PCIe) *int64 { return p.Generation }),
 	pcie("DCGM_FI_DEV_PCIE_LINK_WIDTH", gauge, "Lanes of the PCIe link.", func(p *gpu.PCIe) *int64 { return p.Width }),

@@ -18,13 +18,13 @@ const (
 // ofInterfaces are the counters of network interfaces.
 var ofInterfaces = []field[*sysfs.Interface]{
 	{"drover_node_network_up", gauge, "Whether the interface is up.", func(i *sysfs.Interface) (float64, bool) {
-		return flag(i.State == "up"), i.State != "" && i.State != "unknown"
+		return yes(i.State == "up"), i.State != "" && i.State != "unknown"
 	}},
 	{"drover_node_network_carrier", gauge, "Whether the interface has a partner.", func(i *sysfs.Interface) (float64, bool) {
 		if i.Carrier == nil {
 			return 0, false
 		}
-		return flag(*i.Carrier), true
+		return yes(*i.Carrier), true
 	}},
 	{"drover_node_network_speed_bytes", gauge, "Speed of the interface in bytes per second.", func(i *sysfs.Interface) (float64, bool) {
 		mbps, ok := integer(i.SpeedMbps)
@@ -49,7 +49,7 @@ func ofInterface(name, help string, get func(*sysfs.Interface) *int64) field[*sy
 // ofPorts are what all RDMA ports have, whatever the driver.
 var ofPorts = []field[*sysfs.Port]{
 	{"drover_node_rdma_up", gauge, "Whether the port carries traffic.", func(p *sysfs.Port) (float64, bool) {
-		return flag(p.Active()), p.State != ""
+		return yes(p.Active()), p.State != ""
 	}},
 	{"drover_node_rdma_rate_bytes", gauge, "Speed of the port in bytes per second.", func(p *sysfs.Port) (float64, bool) {
 		mbps, ok := integer(p.RateMbps)

@@ -16,8 +16,13 @@ type page struct {
 
 // fresh reports whether a kind of reading succeeded within an age.
 func (p *page) fresh(collection string, age time.Duration) bool {
-	c, ok := p.collections[collection]
-	return ok && c.succeeded > 0 && p.now.Sub(c.lastSuccess) <= age
+	return p.now.Sub(p.collections[collection].lastSuccess) <= age
+}
+
+// looking reports whether the machine is still looked at for devices. That the
+// looks fail is then known, and in the faults of the devices.
+func (p *page) looking() bool {
+	return p.now.Sub(p.collections["inventory"].last) <= p.ages.Inventory
 }
 
 // sample is the fresh sample of a unit; nil if there is none.
@@ -72,10 +77,20 @@ func (p *page) rows() []row {
 // writeDevices writes the readings of boards and slices.
 func (p *page) writeDevices(t *text) {
 	rows := p.rows()
+	divided := make([]bool, len(rows))
 	for _, f := range ofSamples {
+		// What slices tell, their board doesn't: a sum would have it twice.
+		clear(divided)
+		for i := range rows {
+			if r := &rows[i]; r.isSlice && r.sample != nil {
+				if _, ok := f.read(r.sample); ok {
+					divided[r.parent] = true
+				}
+			}
+		}
 		t.family(f.name, f.kind, f.help)
 		for i := range rows {
-			if r := &rows[i]; r.sample != nil {
+			if r := &rows[i]; r.sample != nil && !divided[i] {
 				if v, ok := f.read(r.sample); ok {
 					t.series(r.labels, r.task)
 					t.value(v)
@@ -99,21 +114,20 @@ func (p *page) writeDevices(t *text) {
 
 // writeBoards writes what is of boards and neither a sample nor a vital.
 func (p *page) writeBoards(t *text, rows []row) {
-	for _, f := range []struct {
-		field[row]
-	}{
-		{field[row]{"DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL", gauge, "Rate of data over all NVLinks, both ways together (in MB/s).",
-			func(r row) (float64, bool) { rate, ok := p.nvlink[r.id]; return rate, ok && r.vitals != nil }}},
-		{field[row]{"DCGM_FI_DEV_ENFORCED_POWER_LIMIT", gauge, "Power that may be drawn (in W).",
-			func(r row) (float64, bool) { return integer(r.specs.PowerW) }}},
-		{field[row]{"DCGM_FI_DEV_MAX_SM_CLOCK", gauge, "Highest clock of the multiprocessors (in MHz).",
-			func(r row) (float64, bool) { return integer(r.specs.CoresClockMHz) }}},
-		{field[row]{"DCGM_FI_DEV_MAX_MEM_CLOCK", gauge, "Highest clock of the memory (in MHz).",
-			func(r row) (float64, bool) { return integer(r.specs.MemoryClockMHz) }}},
-		{field[row]{"DCGM_FI_DEV_MIG_MODE", gauge, "Whether the board is in MIG mode.",
-			func(r row) (float64, bool) { return flag(r.mig), true }}},
-		{field[row]{"DCGM_FI_DEV_XID_ERRORS", gauge, "The last Xid error; 0 if there was none.",
-			func(r row) (float64, bool) { x, ok := p.events[r.board]; return float64(x.last), ok || p.watching }}},
+	if !p.looking() {
+		return
+	}
+	for _, f := range []field[row]{
+		{"DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL", gauge, "Rate of data over all NVLinks, both ways together (in MB/s).",
+			func(r row) (float64, bool) { rate, ok := p.nvlink[r.id]; return rate, ok && r.vitals != nil }},
+		{"DCGM_FI_DEV_ENFORCED_POWER_LIMIT", gauge, "Power that may be drawn (in W).",
+			func(r row) (float64, bool) { return integer(r.specs.PowerW) }},
+		{"DCGM_FI_DEV_MAX_SM_CLOCK", gauge, "Highest clock of the multiprocessors (in MHz).",
+			func(r row) (float64, bool) { return integer(r.specs.CoresClockMHz) }},
+		{"DCGM_FI_DEV_MAX_MEM_CLOCK", gauge, "Highest clock of the memory (in MHz).",
+			func(r row) (float64, bool) { return integer(r.specs.MemoryClockMHz) }},
+		{"DCGM_FI_DEV_MIG_MODE", gauge, "Whether the board is in MIG mode.",
+			func(r row) (float64, bool) { return yes(r.mig), true }},
 	} {
 		t.family(f.name, f.kind, f.help)
 		for _, r := range rows {

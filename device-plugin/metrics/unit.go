@@ -9,16 +9,14 @@ import (
 	"github.com/drover-ml/drover/device-plugin/gpu"
 )
 
-// Bounds on the number of series. No node comes near them.
-const (
-	maxBoards = 64
-	maxUnits  = 1024 // boards and slices
-)
+// maxUnits bounds the boards and slices. No node comes near it.
+const maxUnits = 1024
 
 // unit is a board or a slice.
 type unit struct {
 	id, board gpu.ID
 	isSlice   bool
+	parent    int  // of a slice: where its board is among the units
 	mig       bool // of a board: it is in MIG mode
 	specs     gpu.Specs
 	// offered is set for what tasks can get; fault is why they can't.
@@ -36,7 +34,7 @@ func unitsOf(node, driver string, devices []gpu.Device, boards []gpu.Board) []un
 		if _, listed := seen[u.id]; listed || len(units) == maxUnits {
 			return
 		}
-		u.board, u.isSlice = b.ID, s != nil
+		u.board, u.isSlice, u.parent = b.ID, s != nil, seen[b.ID]
 		u.labels = identity(node, driver, b, s)
 		seen[u.id] = len(units)
 		units = append(units, u)
