@@ -13,6 +13,7 @@ package attribution
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -100,24 +101,38 @@ func (f *Finder) Tasks(pids []int) map[int]Task {
 	return found
 }
 
-// find looks at a process and, as far as need be, at its ancestors.
+// find looks at a process and, as far as need be, at its ancestors: shells
+// don't pass on variables with a dot in their names, as that of the workspace
+// has, and many programs clear their environment.
 func (f *Finder) find(pid int) (Task, bool) {
 	group, _ := f.group(pid)
+	best := group
 	for range maxAncestors {
 		env, err := f.environ(pid)
-		if err == nil && env.Alloc != "" && (group.Alloc == "" || group.Alloc == env.Alloc && group.Task == env.Task) {
-			return env, true
+		if err == nil && env.Alloc != "" && (best.Alloc == "" || best.Alloc == env.Alloc && best.Task == env.Task) {
+			best = best.with(env)
+			if best.Workspace != "" {
+				break
+			}
 		}
 		_, parent, err := f.stat(pid)
 		if err != nil || parent <= 1 {
 			break
 		}
-		if g, _ := f.group(parent); group.Alloc != "" && g != group {
+		if g, _ := f.group(parent); g != group && group.Alloc != "" {
 			break // the parent is outside of the task
 		}
 		pid = parent
 	}
-	return group, group.Alloc != ""
+	return best, best.Alloc != ""
+}
+
+// with fills what is unknown of a task from another account of it.
+func (t Task) with(o Task) Task {
+	return Task{
+		Alloc: cmp.Or(t.Alloc, o.Alloc), Task: cmp.Or(t.Task, o.Task), Job: cmp.Or(t.Job, o.Job),
+		Namespace: cmp.Or(t.Namespace, o.Namespace), Workspace: cmp.Or(t.Workspace, o.Workspace),
+	}
 }
 
 // stat is when a process started, and its parent.

@@ -2,6 +2,7 @@ package attribution
 
 import (
 	"bytes"
+	"net/url"
 	"strings"
 )
 
@@ -19,25 +20,45 @@ func (f *Finder) group(pid int) (Task, error) {
 	return parseCgroup(b), nil
 }
 
-// parseCgroup finds Nomad's control group of a task in the lines
-// "<n>:<controllers>:<path>". Nomad makes
-// /nomad.slice/share.slice/<allocation>.<task>.scope (or reserve.slice, with
-// reserved cores) with version 2, and <parent>/<allocation>.<task> with
-// version 1. The task may have made more below it.
+// parseCgroup finds the control group of a task in the lines
+// "<n>:<controllers>:<path>". The task may have made more below it, with any
+// name, so the first on the way down counts; and users of the machine may make
+// some below theirs.
 func parseCgroup(b []byte) Task {
 	for line := range bytes.Lines(b) {
 		parts := strings.SplitN(strings.TrimRight(string(line), "\n"), ":", 3)
-		if len(parts) != 3 {
+		if len(parts) != 3 || strings.HasPrefix(parts[2], "/user.slice/") {
 			continue
 		}
+		above := ""
 		for name := range strings.SplitSeq(parts[2], "/") {
-			alloc, task, ok := strings.Cut(strings.TrimSuffix(name, ".scope"), ".")
-			if ok && task != "" && isUUID(alloc) {
-				return Task{Alloc: alloc, Task: clean([]byte(task))}
+			if t := taskOf(name, above); t.Alloc != "" {
+				return t
 			}
+			above = name
 		}
 	}
 	return Task{}
+}
+
+// taskOf is the task that a control group is named after. Nomad calls it
+// <allocation>.<task>.scope with version 2, and <allocation>.<task> with
+// version 1. Where Nomad makes none, Drover's driver makes
+// drover/<allocation>%2F<task>%2F<start>.
+func taskOf(name, above string) Task {
+	alloc, task, ok := strings.Cut(strings.TrimSuffix(name, ".scope"), ".")
+	if above == "drover" && strings.Contains(name, "%2F") {
+		id, err := url.PathUnescape(name)
+		if err != nil {
+			return Task{}
+		}
+		alloc, task, ok = strings.Cut(id, "/")
+		task, _, _ = strings.Cut(task, "/")
+	}
+	if !ok || task == "" || !isUUID(alloc) {
+		return Task{}
+	}
+	return Task{Alloc: alloc, Task: clean([]byte(task))}
 }
 
 // isUUID reports whether s has the form of an allocation's ID.
