@@ -122,20 +122,47 @@ func (e *Exporter) Samples(started time.Time, samples map[gpu.ID]gpu.Sample, err
 	}
 }
 
-// Vitals are those of boards.
-func (e *Exporter) Vitals(started time.Time, vitals map[gpu.ID]gpu.Vitals, err error) {
+// Vitals are those of the boards that were asked for, as far as they answered.
+// What is known of others stays.
+func (e *Exporter) Vitals(started time.Time, asked []gpu.ID, vitals map[gpu.ID]gpu.Vitals, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.collected("vitals", started, err) {
 		return
 	}
-	rates := make(map[gpu.ID]float64, len(vitals))
+	before := e.snapshot.vitals
+	after, rates := make(map[gpu.ID]gpu.Vitals), make(map[gpu.ID]float64)
+	for _, u := range e.snapshot.units {
+		if v, ok := before[u.id]; ok && !slices.Contains(asked, u.id) {
+			after[u.id] = v
+			if rate, ok := e.snapshot.nvlink[u.id]; ok {
+				rates[u.id] = rate
+			}
+		}
+	}
 	for id, v := range vitals {
-		if rate, ok := nvlinkRate(e.snapshot.vitals[id], v); ok {
+		after[id] = v
+		if rate, ok := nvlinkRate(before[id], v); ok {
 			rates[id] = rate
 		}
 	}
-	e.snapshot.vitals, e.snapshot.nvlink = vitals, rates
+	e.snapshot.vitals, e.snapshot.nvlink = after, rates
+}
+
+// Reader is r, whose readings the exporter shows as they are made, so that
+// nobody has to read vitals for it.
+func (e *Exporter) Reader(r health.VitalsReader) health.VitalsReader { return reader{r, e} }
+
+type reader struct {
+	health.VitalsReader
+	exporter *Exporter
+}
+
+func (r reader) Vitals(ctx context.Context, boards []gpu.ID) (map[gpu.ID]gpu.Vitals, error) {
+	started := r.exporter.Now()
+	vitals, err := r.VitalsReader.Vitals(ctx, boards)
+	r.exporter.Vitals(started, boards, vitals, err)
+	return vitals, err
 }
 
 // Processes are those on all GPUs. It looks up their tasks, which reads files

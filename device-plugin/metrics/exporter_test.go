@@ -27,7 +27,7 @@ func TestMissingIsAbsent(t *testing.T) {
 		"GPU-0":   {Time: start, PowerW: n(0)},
 		"MIG-0-0": {Time: start, MemoryUsedMiB: n(0), MemoryTotalMiB: n(4864)},
 	}, nil)
-	r.Vitals(start, map[gpu.ID]gpu.Vitals{"GPU-0": {Time: start, NVLinks: []gpu.NVLink{{CRCErrors: n(1)}, {}}}}, nil)
+	r.Vitals(start, nil, map[gpu.ID]gpu.Vitals{"GPU-0": {Time: start, NVLinks: []gpu.NVLink{{CRCErrors: n(1)}, {}}}}, nil)
 	families := r.families(t)
 	for _, name := range []string{
 		"DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_MEM_COPY_UTIL", "DCGM_FI_DEV_FB_RESERVED", "DCGM_FI_DEV_XID_ERRORS",
@@ -89,7 +89,7 @@ func TestStale(t *testing.T) {
 	r := newRig(Config{Tasks: tasks(map[int]attribution.Task{7: {Alloc: "a", Task: "main"}})})
 	r.show(board(0, "A100"))
 	r.Samples(start, map[gpu.ID]gpu.Sample{"GPU-0": sample()}, nil)
-	r.Vitals(start, map[gpu.ID]gpu.Vitals{"GPU-0": ampere(start, 1)}, nil)
+	r.Vitals(start, nil, map[gpu.ID]gpu.Vitals{"GPU-0": ampere(start, 1)}, nil)
 	r.Processes(start, []gpu.Process{{PID: 7, Device: "GPU-0", Kind: gpu.ProcessCompute}}, nil)
 	has := func(family string) bool { _, ok := r.families(t)[family]; return ok }
 	steps := []struct {
@@ -250,6 +250,52 @@ func TestReplicas(t *testing.T) {
 	}
 }
 
+// vitalsOf is a source of vitals.
+type vitalsOf func(boards []gpu.ID) (map[gpu.ID]gpu.Vitals, error)
+
+func (f vitalsOf) Vitals(_ context.Context, boards []gpu.ID) (map[gpu.ID]gpu.Vitals, error) {
+	return f(boards)
+}
+
+// TestReader: what somebody else reads is shown. A board that is read alone
+// takes nothing from the others, and one that no longer answers has nothing.
+func TestReader(t *testing.T) {
+	r := newRig(Config{})
+	r.show(board(0, "A100"), board(1, "A100"), board(2, "A100"))
+	answers := map[gpu.ID]bool{"GPU-0": true, "GPU-1": true}
+	source := r.Reader(vitalsOf(func(boards []gpu.ID) (map[gpu.ID]gpu.Vitals, error) {
+		if len(boards) == 0 {
+			return nil, errors.New("no boards")
+		}
+		vitals := map[gpu.ID]gpu.Vitals{}
+		for _, b := range boards {
+			if answers[b] {
+				vitals[b] = ampere(r.now, 1)
+			}
+		}
+		return vitals, nil
+	}))
+	read := func(boards ...gpu.ID) {
+		r.now = r.now.Add(time.Second)
+		_, _ = source.Vitals(context.Background(), boards)
+	}
+	shown := func() map[string]float64 { return r.series(t, "DCGM_FI_DEV_PCIE_REPLAY_COUNTER", "UUID") }
+	read("GPU-0", "GPU-1", "GPU-2")
+	read("GPU-1")
+	read()
+	if diff := cmp.Diff(map[string]float64{"GPU-0": 7, "GPU-1": 7}, shown()); diff != "" {
+		t.Errorf("two of three answer (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]float64{"GPU-1": 0}, r.series(t, "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL", "UUID")); diff != "" {
+		t.Errorf("rates of what was read twice (-want +got):\n%s", diff)
+	}
+	answers["GPU-1"] = false
+	read("GPU-1")
+	if diff := cmp.Diff(map[string]float64{"GPU-0": 7}, shown()); diff != "" {
+		t.Errorf("one of them stops (-want +got):\n%s", diff)
+	}
+}
+
 func TestServe(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -304,7 +350,7 @@ func BenchmarkScrape(b *testing.B) {
 	r.Tasks = tasks(found)
 	r.show(boards...)
 	r.Samples(start, samples, nil)
-	r.Vitals(start, vitals, nil)
+	r.Vitals(start, nil, vitals, nil)
 	r.Processes(start, processes, nil)
 	w := &discard{header: http.Header{}}
 	b.ReportAllocs()

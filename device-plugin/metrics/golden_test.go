@@ -29,7 +29,7 @@ var scenes = map[string]func(*rig){
 		s := sample()
 		s.MemoryReservedMiB, s.EnergyMJ = nil, nil
 		r.Samples(start, map[gpu.ID]gpu.Sample{"GPU-0": s}, nil)
-		r.Vitals(start, map[gpu.ID]gpu.Vitals{"GPU-0": {
+		r.Vitals(start, nil, map[gpu.ID]gpu.Vitals{"GPU-0": {
 			Time: start, RetiredPages: &gpu.RetiredPages{SingleBit: 2, DoubleBit: 1, Pending: true},
 			ECC:      &gpu.ECC{VolatileCorrected: n(3), VolatileUncorrected: n(0), AggregateCorrected: n(40), AggregateUncorrected: n(1)},
 			Throttle: []gpu.ThrottleReason{gpu.ThrottleIdle}, PCIe: &gpu.PCIe{Generation: n(1), MaxGeneration: n(3), Width: n(8), MaxWidth: n(16), Replays: n(0)},
@@ -41,9 +41,9 @@ var scenes = map[string]func(*rig){
 		s := sample()
 		s.MemoryTemperatureC = n(66)
 		r.Samples(start, map[gpu.ID]gpu.Sample{"GPU-0": s, "GPU-1": s}, nil)
-		r.Vitals(start, map[gpu.ID]gpu.Vitals{"GPU-0": ampere(start, 1000), "GPU-1": ampere(start, 2000)}, nil)
+		r.Vitals(start, nil, map[gpu.ID]gpu.Vitals{"GPU-0": ampere(start, 1000), "GPU-1": ampere(start, 2000)}, nil)
 		r.now = start.Add(10 * time.Second)
-		r.Vitals(r.now, map[gpu.ID]gpu.Vitals{"GPU-0": ampere(r.now, 1000), "GPU-1": ampere(r.now, 2000+976562)}, nil)
+		r.Vitals(r.now, nil, map[gpu.ID]gpu.Vitals{"GPU-0": ampere(r.now, 1000), "GPU-1": ampere(r.now, 2000+976562)}, nil)
 	},
 	// Slices tell their memory only; the board has the rest.
 	"a100-mig": func(r *rig) {
@@ -68,7 +68,7 @@ var scenes = map[string]func(*rig){
 			PCIeTxBps: f(1e6), PCIeRxBps: f(2e6), NVLinkTxBps: f(2.5e11), NVLinkRxBps: f(2.5e11),
 		}
 		r.Samples(start, map[gpu.ID]gpu.Sample{"GPU-0": s}, nil)
-		r.Vitals(start, map[gpu.ID]gpu.Vitals{"GPU-0": ampere(start, 5)}, nil)
+		r.Vitals(start, nil, map[gpu.ID]gpu.Vitals{"GPU-0": ampere(start, 5)}, nil)
 		r.Tasks = tasks(map[int]attribution.Task{
 			7: {Alloc: "1c", Task: "main", Job: "drover-r1-train-1", Namespace: "default", Workspace: "vision"},
 		})
