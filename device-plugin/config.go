@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/health"
 	"github.com/drover-ml/drover/device-plugin/sharing"
 	"github.com/drover-ml/drover/device-plugin/simulated"
 	"github.com/drover-ml/drover/nomadplugin/schema"
@@ -35,6 +37,10 @@ type Config struct {
 	SimulateFaults string `codec:"simulate_faults"`
 	// Sharing are the devices that several tasks share.
 	Sharing []sharing.Block `codec:"sharing"`
+	// Health are the rules of what is healthy.
+	Health health.Config `codec:"health"`
+	// MetricsAddress is where Prometheus is answered; "" is nowhere.
+	MetricsAddress string `codec:"metrics_address"`
 	// StateDir is where the plugin keeps what must survive its restart, and
 	// what tasks read of it.
 	StateDir string `codec:"state_dir"`
@@ -48,7 +54,7 @@ const defaultStateDir = "/var/lib/nomad-device-gpu"
 const minPeriod = 100 * time.Millisecond
 
 func defaultConfig() Config {
-	return Config{Enabled: true, FingerprintPeriod: time.Minute, MIGStrategy: string(gpu.Mixed), StateDir: defaultStateDir}
+	return Config{Enabled: true, FingerprintPeriod: time.Minute, MIGStrategy: string(gpu.Mixed), Health: health.DefaultConfig(), StateDir: defaultStateDir}
 }
 
 func configSchema() *schema.Spec {
@@ -60,6 +66,8 @@ func configSchema() *schema.Spec {
 		"exclude":            schema.Default(schema.Attr("exclude", "list(string)", false), `[]`),
 		"mig_strategy":       schema.Default(schema.Attr("mig_strategy", "string", false), `"mixed"`),
 		"sharing":            sharing.Schema(),
+		"health":             health.Spec(),
+		"metrics_address":    schema.Attr("metrics_address", "string", false),
 		"simulate":           schema.Attr("simulate", "string", false),
 		"simulate_node":      schema.Attr("simulate_node", "string", false),
 		"simulate_faults":    schema.Attr("simulate_faults", "string", false),
@@ -73,11 +81,22 @@ type settings struct {
 	enabled bool
 	policy  gpu.Policy
 	sharing sharing.Plan
+	health  health.Config
 	period  time.Duration
 	machine *simulated.Machine // nil is the real one
 	faults  string
 	// Absolute paths; cdiDir may be "".
 	stateDir, cdiDir string
+	metricsAddress   string // "" is off
+}
+
+// nodeName is the name that simulated nodes are told apart by; "" is the
+// host's.
+func (s settings) nodeName() string {
+	if s.machine == nil {
+		return ""
+	}
+	return s.machine.Node
 }
 
 var strategies = []gpu.Strategy{gpu.Mixed, gpu.Single, gpu.None}
@@ -85,7 +104,10 @@ var strategies = []gpu.Strategy{gpu.Mixed, gpu.Single, gpu.None}
 // check turns a configuration into settings, or tells every problem of it. It
 // touches no GPU and no driver.
 func (c Config) check() (settings, error) {
-	s := settings{enabled: c.Enabled, period: c.FingerprintPeriod, faults: c.SimulateFaults, stateDir: c.StateDir, cdiDir: c.CDISpecDir}
+	s := settings{
+		enabled: c.Enabled, period: c.FingerprintPeriod, faults: c.SimulateFaults, health: c.Health,
+		stateDir: c.StateDir, cdiDir: c.CDISpecDir, metricsAddress: c.MetricsAddress,
+	}
 	var problems []error
 	if c.FingerprintPeriod < minPeriod {
 		problems = append(problems, fmt.Errorf("fingerprint_period is %s; it must be at least %s", c.FingerprintPeriod, minPeriod))
@@ -108,6 +130,14 @@ func (c Config) check() (settings, error) {
 		problems = append(problems, err)
 	}
 	s.policy.Share = s.sharing.Share
+	if err := c.Health.Check(); err != nil {
+		problems = append(problems, err)
+	}
+	if c.MetricsAddress != "" {
+		if _, port, err := net.SplitHostPort(c.MetricsAddress); err != nil || port == "" {
+			problems = append(problems, fmt.Errorf("metrics_address is %q; write host and port as in \"127.0.0.1:9445\"", c.MetricsAddress))
+		}
+	}
 	switch {
 	case c.Simulate != "":
 		m, err := simulate(c.Simulate, c.SimulateNode)

@@ -123,7 +123,7 @@ func (m *machineModel) condemn(t *rapid.T, b *modelBoard) {
 		action := rapid.SampledFrom([]gpustatus.Action{gpustatus.Keep, gpustatus.Move, gpustatus.End}).Draw(t, "action")
 		m.health[id] = gpu.Fault{Reason: "condemned", Action: action}
 	}
-	m.node.put("health", gpu.Overlay{Faults: m.health})
+	m.node.put("test", gpu.Overlay{Faults: m.health})
 }
 
 // restart starts the plugin anew, with other settings.
@@ -132,6 +132,7 @@ func (m *machineModel) restart(t *rapid.T) {
 	m.hidden = rapid.SampledFrom([][]gpu.ID{nil, {"GPU-1"}, {"MIG-GPU-0-0", "GPU-9"}}).Draw(t, "hidden")
 	m.shared = rapid.Bool().Draw(t, "shared")
 	config := defaultConfig()
+	config.StateDir = "/dev/null/none"
 	config.MIGStrategy = string(m.strategy)
 	for _, id := range m.hidden {
 		config.Exclude = append(config.Exclude, string(id))
@@ -143,8 +144,11 @@ func (m *machineModel) restart(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.node = newNode(hclog.NewNullLogger(), m.src, s)
-	m.node.put("health", gpu.Overlay{Faults: m.health})
+	if m.node, err = newNode(hclog.NewNullLogger(), m.src, s); err != nil {
+		t.Fatal(err)
+	}
+	m.node.health = noJudge{}
+	m.node.put("test", gpu.Overlay{Faults: m.health})
 	m.known = map[gpu.ID]*modelDevice{}
 	m.src.set(m.inventory(), m.err())
 }
@@ -254,7 +258,7 @@ func (m *machineModel) expected() map[string]string {
 	for _, d := range visible {
 		f := d.fault
 		for _, other := range []gpu.Fault{m.health[d.board], m.health[d.id]} {
-			if rank(other) > rank(f) {
+			if rank(other) >= rank(f) && rank(other) > 0 {
 				f = other
 			}
 		}

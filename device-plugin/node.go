@@ -13,6 +13,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/health"
+	"github.com/drover-ml/drover/device-plugin/metrics"
 	"github.com/drover-ml/drover/device-plugin/sharing"
 	"github.com/drover-ml/drover/device-plugin/topology"
 	"github.com/drover-ml/drover/internal/gpustatus"
@@ -34,9 +36,11 @@ const (
 // waits for it.
 type node struct {
 	log      hclog.Logger
-	src      gpu.Source
+	machine  machine
 	settings settings
 	report   reporter
+	health   judge
+	exporter *metrics.Exporter // nil if metrics are off
 
 	started sync.Once
 	stop    context.CancelFunc
@@ -45,25 +49,47 @@ type node struct {
 
 	mu       sync.Mutex
 	state    gpu.State
+	boards   []gpu.Board            // of the last good look
 	lookedAt time.Time              // zero before the first look
 	known    map[string]gpu.Overlay // by part
 	wiring   topology.Graph
 	offer    gpu.Offer
 	groups   []device.Group
 	changed  chan struct{} // closed, and replaced, when the groups change
+	// sampledAt is when the devices were sampled last.
+	sampledAt time.Time
 }
 
-func newNode(log hclog.Logger, src gpu.Source, s settings) *node {
-	return &node{
-		log: log, src: src, settings: s, report: reporter{log: log},
+// judge decides which devices are healthy, from all that is seen of them.
+type judge interface {
+	ObserveInventory(gpu.Inventory)
+	ObserveFailure(error)
+	Faults() map[gpu.ID]gpu.Fault
+	Report() health.Report
+	// Run watches until ctx ends; Keep keeps what was learnt in the state
+	// folder meanwhile.
+	Run(context.Context) error
+	Keep(context.Context) error
+}
+
+func newNode(log hclog.Logger, src gpu.Source, s settings) (*node, error) {
+	n := &node{
+		log: log, machine: machineOf(src), settings: s, report: reporter{log: log},
 		kick: make(chan struct{}, 1), known: map[string]gpu.Overlay{}, changed: make(chan struct{}),
 	}
+	n.exporter = n.newExporter()
+	var err error
+	n.health, err = n.newMonitor()
+	return n, err
 }
 
 // start looks at the GPUs, and goes on doing so and everything else until
 // Close. A second start does nothing.
 func (n *node) start(ctx context.Context) {
 	n.started.Do(func() {
+		if n.machine.mig != nil {
+			_, _, _ = n.newReconciler() // for its cordons; tried again, and then reported, by its part
+		}
 		_ = n.look(ctx)          // reported; the first offer is made of what there is
 		_ = n.learnTopology(ctx) // tried again, and then reported, by its part
 		parts, stop := context.WithCancel(context.Background())
@@ -71,10 +97,19 @@ func (n *node) start(ctx context.Context) {
 		n.stop = stop
 		n.mu.Unlock()
 		n.run(parts, "watching the GPUs", n.lookOften)
+		n.run(parts, "watching the health of the GPUs", n.health.Run)
 		n.run(parts, "reading how the GPUs are connected", n.readTopology)
 		n.run(parts, "keeping state", n.withState)
+		if n.machine.mig != nil {
+			n.run(parts, "changing MIG layouts", n.resliceBoards)
+		}
 		if n.settings.cdiDir != "" {
 			n.run(parts, "writing CDI devices", n.onChange(n.writeCDI))
+		}
+		if n.exporter != nil {
+			n.run(parts, "serving metrics", n.export)
+			n.run(parts, "sampling for metrics", n.sampleOften)
+			n.run(parts, "collecting for metrics", n.collect)
 		}
 	})
 }
@@ -137,7 +172,7 @@ func (n *node) Close() error {
 		case <-time.After(closePatience):
 		}
 	}
-	return n.src.Close()
+	return n.machine.Close()
 }
 
 // lookOften looks at the GPUs every period, and at once when there is reason
@@ -150,7 +185,7 @@ func (n *node) lookOften(ctx context.Context) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
-		case <-n.src.Changes():
+		case <-n.machine.Changes():
 		case <-n.kick:
 		case <-timer.C:
 		}
@@ -173,21 +208,30 @@ func (n *node) lookSoon() {
 // look reads the machine. After an error too the offer is right: what was seen
 // before is in it, unhealthy.
 func (n *node) look(ctx context.Context) error {
-	inv, err := n.src.Inventory(ctx)
+	started := time.Now()
+	inv, err := n.machine.Inventory(ctx)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.lookedAt = time.Now()
-	if err != nil {
-		n.state = n.state.Failed(err.Error())
-	} else {
+	switch {
+	case err == nil:
 		n.state = n.state.Next(inv)
+		n.boards = inv.Boards
+		n.health.ObserveInventory(inv)
 		n.report.inventory(inv, n.settings.policy.Filter)
 		n.report.sharing(n.settings.sharing.Unmatched(n.state.Devices))
+	case len(n.state.Devices) > 0:
+		n.state = n.state.Failed(err.Error())
+		n.health.ObserveFailure(err)
+	}
+	if n.exporter != nil {
+		n.exporter.Looked(started, err)
 	}
 	n.report.trouble(err, len(n.state.Devices))
+	n.known["health"] = gpu.Overlay{Faults: n.health.Faults()}
 	n.renew()
 	return err
 }
@@ -210,7 +254,11 @@ func (n *node) renew() {
 	known = append(known, shared(n.settings.sharing, n.state.Devices))
 	before := n.offer
 	n.offer = n.state.Offer(n.settings.policy, gpu.Merge(known...))
-	n.report.devices(before, n.offer)
+	n.report.devices(before, n.offer, n.known["health"].Faults)
+	if n.exporter != nil {
+		n.exporter.Devices(n.state.DriverVersion, n.offer.Devices, n.boards)
+		n.exporter.Health(n.health.Report())
+	}
 	groups := n.offer.Groups()
 	if !reflect.DeepEqual(groups, n.groups) {
 		n.groups = groups
@@ -296,16 +344,7 @@ func (n *node) stats(ctx context.Context) ([]device.GroupStats, error) {
 		}
 	}
 	offer, _, _ := n.current()
-	var ids []gpu.ID
-	for _, d := range offer.Devices {
-		if !slices.Contains(ids, d.Hardware) {
-			ids = append(ids, d.Hardware)
-		}
-	}
-	if len(ids) == 0 {
-		return nil, nil
-	}
-	samples, err := n.src.Sample(ctx, ids)
+	samples, err := n.sample(ctx, offer)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/topology"
 )
 
 // patient wraps a source whose calls may hang, as those into a driver do when
@@ -18,6 +19,9 @@ type patient struct {
 	limit     time.Duration
 	inventory flight[gpu.Inventory]
 	sample    flight[map[gpu.ID]gpu.Sample]
+	vitals    flight[map[gpu.ID]gpu.Vitals]
+	wiring    flight[topology.Graph]
+	processes flight[[]gpu.Process]
 	closing   flight[struct{}]
 }
 

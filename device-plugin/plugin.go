@@ -10,21 +10,14 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
-	"github.com/drover-ml/drover/device-plugin/nvml"
-	"github.com/drover-ml/drover/device-plugin/simulated"
 	"github.com/drover-ml/drover/internal/version"
 	"github.com/drover-ml/drover/nomadplugin/base"
 	"github.com/drover-ml/drover/nomadplugin/device"
 	"github.com/drover-ml/drover/nomadplugin/schema"
 )
 
-const (
-	// pluginName is that of HashiCorp's plugin, whose place this one takes.
-	pluginName = "nvidia-gpu"
-	// patience is how long a call into the driver may take. It is below the
-	// 50 seconds for which an agent's start waits for a first fingerprint.
-	patience = 20 * time.Second
-)
+// pluginName is that of HashiCorp's plugin, whose place this one takes.
+const pluginName = "nvidia-gpu"
 
 // plugin is the Nomad side. It opens the GPUs on first use, not in SetConfig:
 // an agent's start launches it three times, twice only to ask about itself.
@@ -40,17 +33,10 @@ type plugin struct {
 var _ device.Plugin = (*plugin)(nil)
 
 func newPlugin(log hclog.Logger) *plugin {
-	p := &plugin{log: log, settings: settings{enabled: true, period: time.Minute}}
+	p := &plugin{log: log}
+	p.settings, _ = defaultConfig().check() // the defaults are right
 	p.open = func(s settings) gpu.Source { return openSource(s, log) }
 	return p
-}
-
-// openSource never fails and does not touch the driver yet.
-func openSource(s settings, log hclog.Logger) gpu.Source {
-	if s.machine != nil {
-		return simulated.New(simulated.Config{Machine: *s.machine, FaultFile: s.faults, Logger: log})
-	}
-	return &patient{Source: nvml.New(nvml.Config{}), limit: patience}
 }
 
 func (p *plugin) Info() base.Info {
@@ -92,20 +78,30 @@ func (p *plugin) closeLocked() error {
 	return err
 }
 
-// current opens the GPUs if need be.
-func (p *plugin) current() (*node, settings) {
+// errDisabled is why a plugin offers nothing that was told to.
+var errDisabled = errors.New("the plugin is disabled by its configuration")
+
+// current is the node, which it opens if need be.
+func (p *plugin) current() (*node, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.node == nil && p.settings.enabled {
-		p.node = newNode(p.log, p.open(p.settings), p.settings)
+	if !p.settings.enabled {
+		return nil, errDisabled
 	}
-	return p.node, p.settings
+	if p.node == nil {
+		n, err := newNode(p.log, p.open(p.settings), p.settings)
+		if err != nil {
+			return nil, err
+		}
+		p.node = n
+	}
+	return p.node, nil
 }
 
 func (p *plugin) Fingerprint(ctx context.Context, publish func([]device.Group) error) error {
-	n, s := p.current()
-	if !s.enabled {
-		p.log.Info("offering no GPUs", "reason", "the plugin is disabled by its configuration")
+	n, err := p.current()
+	if err != nil {
+		p.log.Info("offering no GPUs", "reason", err)
 		if err := publish(nil); err != nil {
 			return err
 		}
@@ -127,12 +123,12 @@ func (p *plugin) Fingerprint(ctx context.Context, publish func([]device.Group) e
 }
 
 func (p *plugin) Reserve(ctx context.Context, ids []string) (*device.Reservation, error) {
-	n, s := p.current()
-	if !s.enabled {
-		if len(ids) == 0 {
-			return &device.Reservation{}, nil
-		}
-		return nil, errors.New("reserving GPUs: the plugin is disabled by its configuration")
+	n, err := p.current()
+	switch {
+	case err != nil && len(ids) == 0:
+		return &device.Reservation{}, nil
+	case err != nil:
+		return nil, fmt.Errorf("reserving GPUs: %w", err)
 	}
 	gpus := make([]gpu.ID, len(ids))
 	for i, id := range ids {
@@ -142,8 +138,8 @@ func (p *plugin) Reserve(ctx context.Context, ids []string) (*device.Reservation
 }
 
 func (p *plugin) Stats(ctx context.Context, interval time.Duration, publish func([]device.GroupStats) error) error {
-	n, s := p.current()
-	if !s.enabled {
+	n, err := p.current()
+	if err != nil {
 		<-ctx.Done()
 		return nil
 	}

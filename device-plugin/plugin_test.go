@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/health"
 	"github.com/drover-ml/drover/nomadplugin/base"
 	"github.com/drover-ml/drover/nomadplugin/device"
 	"github.com/drover-ml/drover/nomadplugin/schema"
@@ -48,6 +49,27 @@ func newBench(t *testing.T, config map[string]any) bench {
 	}
 	return b
 }
+
+// indifferent makes the plugin's node, with a judge that has no opinion: what
+// is published is what the inventory tells.
+func (b bench) indifferent(t *testing.T) bench {
+	t.Helper()
+	n, err := b.current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.health = noJudge{}
+	return b
+}
+
+type noJudge struct{}
+
+func (noJudge) ObserveInventory(gpu.Inventory) {}
+func (noJudge) ObserveFailure(error)           {}
+func (noJudge) Faults() map[gpu.ID]gpu.Fault   { return nil }
+func (noJudge) Report() health.Report          { return health.Report{} }
+func (noJudge) Run(ctx context.Context) error  { <-ctx.Done(); return nil }
+func (noJudge) Keep(ctx context.Context) error { <-ctx.Done(); return nil }
 
 func encoded(t *testing.T, config map[string]any) base.Config {
 	t.Helper()
@@ -100,9 +122,9 @@ func (s *changingSource) Sample(_ context.Context, ids []gpu.ID) (map[gpu.ID]gpu
 func (s *changingSource) Changes() <-chan struct{} { return s.changes }
 func (s *changingSource) Close() error             { return nil }
 
-// health prints a fingerprint: "GPU-0 ok, GPU-1 lost", with what becomes of
+// described prints a fingerprint: "GPU-0 ok, GPU-1 lost", with what becomes of
 // the work.
-func health(groups []device.Group) string {
+func described(groups []device.Group) string {
 	var parts []string
 	for _, g := range groups {
 		for _, d := range g.Devices {
@@ -130,7 +152,7 @@ func (b bench) watch(ctx context.Context) <-chan []device.Group {
 
 func TestFingerprintPublishesChangesOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, nil)
+		b := newBench(t, nil).indifferent(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		start := time.Now()
 		published := b.watch(ctx)
@@ -139,7 +161,7 @@ func TestFingerprintPublishesChangesOnly(t *testing.T) {
 			synctest.Wait()
 			select {
 			case g := <-published:
-				if got := health(g); got != want {
+				if got := described(g); got != want {
 					t.Errorf("%s: published %q, want %q", when, got, want)
 				}
 			default:
@@ -179,6 +201,7 @@ func TestFingerprintPublishesChangesOnly(t *testing.T) {
 		expect("driver recovered, retried soon", "GPU-0 ok, GPU-1 ok")
 
 		cancel()
+		_ = b.Close()
 		synctest.Wait()
 		if _, open := <-published; open {
 			t.Error("published after its end")
@@ -207,8 +230,8 @@ func TestFingerprintWithoutDriver(t *testing.T) {
 		b.src.set(boards("GPU-0"), nil)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if g := <-published; health(g) != "GPU-0 ok" {
-			t.Errorf("after a driver was installed: %s", health(g))
+		if g := <-published; described(g) != "GPU-0 ok" {
+			t.Errorf("after a driver was installed: %s", described(g))
 		}
 		cancel()
 		synctest.Wait()

@@ -74,8 +74,9 @@ func (r *reporter) warnOnce(about, message string, args ...any) {
 }
 
 // devices logs each device that appeared, left, failed or recovered. Devices
-// that fail together are one line.
-func (r *reporter) devices(before, after gpu.Offer) {
+// that fail together are one line. What health found is left out, since that
+// tells itself.
+func (r *reporter) devices(before, after gpu.Offer, told map[gpu.ID]gpu.Fault) {
 	was := make(map[gpu.ID]gpu.Device, len(before.Devices))
 	for _, d := range before.Devices {
 		was[d.ID] = d
@@ -86,6 +87,7 @@ func (r *reporter) devices(before, after gpu.Offer) {
 		old, known := was[d.ID]
 		delete(was, d.ID)
 		switch {
+		case !d.Fault.OK() && (d.Fault == told[d.Hardware] || d.Fault == told[d.Parent]):
 		case !d.Fault.OK() && old.Fault != d.Fault:
 			text := d.Fault.Describe()
 			if failed[text] == nil {

@@ -54,5 +54,10 @@ func (n *node) withState(ctx context.Context) error {
 		return fmt.Errorf("tasks do not hear of failing GPUs: %w", err)
 	}
 	defer lock.Close()
-	return n.keepStatus(ctx)
+	ctx, stop := context.WithCancel(ctx)
+	kept := make(chan error, 1)
+	go func() { kept <- guard(func() error { return n.health.Keep(ctx) }) }()
+	err = n.keepStatus(ctx)
+	stop()
+	return errors.Join(err, <-kept)
 }

@@ -16,7 +16,7 @@ import (
 
 func TestStatusFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, nil)
+		b := newBench(t, nil).indifferent(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		published := b.watch(ctx)
 		<-published
@@ -42,8 +42,8 @@ func TestStatusFile(t *testing.T) {
 
 		b.node.put("test", gpu.Overlay{Faults: map[gpu.ID]gpu.Fault{"GPU-1": {Reason: "ECC", Action: gpustatus.Move}}})
 		since := read("a fault", "GPU-1 ECC move").Devices[0].Since
-		if g := <-published; health(g) != "GPU-0 ok, GPU-1 ECC; running work moves away" {
-			t.Errorf("published %s", health(g))
+		if g := <-published; described(g) != "GPU-0 ok, GPU-1 ECC; running work moves away" {
+			t.Errorf("published %s", described(g))
 		}
 
 		time.Sleep(time.Hour)
@@ -65,7 +65,7 @@ func TestStatusFile(t *testing.T) {
 		broken.Boards[1].Fault = "ECC"
 		b.src.set(broken, nil)
 		ctx, cancel = context.WithCancel(t.Context())
-		<-b.watch(ctx)
+		<-b.indifferent(t).watch(ctx)
 		if d := read("restarted", "GPU-1 ECC move").Devices[0]; !d.Since.Equal(since) {
 			t.Errorf("it is unhealthy since %v, was since %v", d.Since, since)
 		}
@@ -106,8 +106,8 @@ func TestWithoutStateFolder(t *testing.T) {
 		b := newBench(t, nil)
 		b.settings.stateDir = "/dev/null/x"
 		ctx, cancel := context.WithCancel(t.Context())
-		if g := <-b.watch(ctx); health(g) != "GPU-0 ok, GPU-1 ok" {
-			t.Errorf("published %s", health(g))
+		if g := <-b.watch(ctx); described(g) != "GPU-0 ok, GPU-1 ok" {
+			t.Errorf("published %s", described(g))
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()

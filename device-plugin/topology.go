@@ -57,9 +57,9 @@ func (n *node) learnTopology(ctx context.Context) error {
 // kernel knows the rest.
 func (n *node) graph(ctx context.Context, o gpu.Offer) (topology.Graph, error) {
 	var g topology.Graph
-	if src, ok := n.src.(topology.Source); ok {
+	if n.machine.wiring != nil {
 		var err error
-		if g, err = src.Topology(ctx); err != nil {
+		if g, err = n.machine.wiring.Topology(ctx); err != nil {
 			return g, err
 		}
 	}

@@ -60,7 +60,8 @@ func (s State) Offer(p Policy, overlay Overlay) Offer {
 		if d.Slice != nil {
 			o.hidden[d.Parent] = "it is in MIG mode: its slices are offered instead"
 		}
-		d.Fault = Worst(d.Fault, overlay.Faults[d.Parent], overlay.Faults[d.Hardware])
+		// Of faults that are equally bad those tell most that were looked into.
+		d.Fault = Worst(overlay.Faults[d.Hardware], overlay.Faults[d.Parent], d.Fault)
 		why := p.Filter.Hides(d)
 		if why == "" && p.Strategy == None && d.Slice != nil {
 			why = "mig_strategy is none, so slices are not offered"
