@@ -52,6 +52,10 @@ func fromAlloc(a *api.Allocation) run.Alloc {
 	return out
 }
 
+// resumedMessage is how the ml driver tells that a task goes on from a
+// checkpoint, whose step is the event's detail "step".
+const resumedMessage = "Resumed from step "
+
 // fromEvent takes in what a task event tells: how the task ended, what the
 // driver says, and what went wrong. The newest event comes last.
 func fromEvent(a *run.Alloc, e *api.TaskEvent) {
@@ -61,6 +65,9 @@ func fromEvent(a *run.Alloc, e *api.TaskEvent) {
 	}
 	switch e.Type {
 	case api.TaskDriverMessage:
+		if step, err := strconv.ParseInt(e.Details["step"], 10, 64); err == nil && strings.HasPrefix(message, resumedMessage) {
+			a.ResumedFrom = &step
+		}
 		a.Events = append(a.Events, run.TaskEvent{Time: time.Unix(0, e.Time).UTC(), Message: message})
 	case api.TaskTerminated:
 		a.ExitCode, a.Signal = new(intOf(e.Details["exit_code"], e.ExitCode)), intOf(e.Details["signal"], e.Signal)

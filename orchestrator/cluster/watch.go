@@ -27,7 +27,7 @@ func (n *Nomad) Watch(ctx context.Context, index uint64, connected func(), repor
 	connected()
 	all := []string{string(api.TopicAll)}
 	stream, err := n.client.EventStream().Stream(ctx, map[api.Topic][]string{
-		api.TopicAllocation: all, api.TopicEvaluation: all, api.TopicDeployment: all, api.TopicJob: all,
+		api.TopicAllocation: all, api.TopicEvaluation: all, api.TopicDeployment: all, api.TopicJob: all, api.TopicNode: all,
 	}, index, &api.QueryOptions{})
 	if err != nil {
 		return index, fmt.Errorf("opening the event stream: %w", err)
@@ -63,9 +63,16 @@ func (n *Nomad) now(ctx context.Context) (uint64, error) {
 	return meta.LastIndex, nil
 }
 
-// update makes news of an event, false if it is not about a job of Drover's.
-// Events of other jobs are not decoded.
+// update makes news of an event, false if it is not about a node with devices
+// or a job of Drover's. Events of other jobs are not decoded.
 func update(e *api.Event) (run.Update, bool, error) {
+	if e.Topic == api.TopicNode {
+		n, err := e.Node()
+		if err != nil || n == nil || n.NodeResources == nil || len(n.NodeResources.Devices) == 0 {
+			return run.Update{}, false, err
+		}
+		return run.Update{Node: new(fromNode(n.ID, n.Name, n.ModifyIndex, n.NodeResources.Devices))}, true, nil
+	}
 	object, _ := e.Payload[string(e.Topic)].(map[string]any)
 	id, _ := object["JobID"].(string)
 	if e.Topic == api.TopicJob {

@@ -47,12 +47,14 @@ type Device struct {
 
 // Fault is what is wrong with a device. It is stored as JSON with incidents.
 type Fault struct {
-	NodeID   string           `json:"node_id"`
-	NodeName string           `json:"node_name"`
-	Device   string           `json:"device"`
-	Board    string           `json:"board,omitempty"`
-	Reason   string           `json:"reason"`
-	Action   gpustatus.Action `json:"action" enum:"keep,move,end" doc:"What becomes of the work on the device: keep, it may finish; move, it should go elsewhere; end, it cannot go on"`
+	NodeID   string `json:"node_id"`
+	NodeName string `json:"node_name"`
+	Device   string `json:"device"`
+	Board    string `json:"board,omitempty"`
+	Reason   string `json:"reason"`
+	// Index is Nomad's, of the node's state that has told of it.
+	Index  uint64           `json:"-"`
+	Action gpustatus.Action `json:"action" enum:"keep,move,end" doc:"What becomes of the work on the device: keep, it may finish; move, it should go elsewhere; end, it cannot go on"`
 }
 
 // Faults are those of a node's devices. A device that is not there any more has
@@ -67,23 +69,31 @@ func (n Node) Faults() []Fault {
 		if reason == "" {
 			reason = "unhealthy"
 		}
-		faults = append(faults, Fault{NodeID: n.ID, NodeName: n.Name, Device: d.ID, Board: d.Board, Reason: reason, Action: action})
+		faults = append(faults, Fault{NodeID: n.ID, NodeName: n.Name, Device: d.ID, Board: d.Board, Reason: reason, Action: action, Index: n.Index})
 	}
 	return faults
+}
+
+// Same reports whether two faults are the same, whenever they were told.
+func (f Fault) Same(g Fault) bool {
+	f.Index, g.Index = 0, 0
+	return f == g
 }
 
 // severity orders actions.
 var severity = map[gpustatus.Action]int{gpustatus.Keep: 1, gpustatus.Move: 2, gpustatus.End: 3}
 
 // Worst is the worst fault of the devices that a task on a node has; among
-// equals, the first. False: they are all well.
-func Worst(faults []Fault, nodeID string, devices []string) (worst Fault, ok bool) {
+// equals, the first. False: they are all well. placed is Nomad's index of the
+// allocation: a fault from before that is over, or the device would not have
+// been given out.
+func Worst(faults []Fault, nodeID string, devices []string, placed uint64) (worst Fault, ok bool) {
 	held := make(map[string]bool, len(devices))
 	for _, id := range devices {
 		held[id] = true
 	}
 	for _, f := range faults {
-		if f.NodeID == nodeID && held[f.Device] && severity[f.Action] > severity[worst.Action] {
+		if f.NodeID == nodeID && f.Index >= placed && held[f.Device] && severity[f.Action] > severity[worst.Action] {
 			worst, ok = f, true
 		}
 	}

@@ -84,6 +84,12 @@ type attempt struct {
 	troubled bool
 	// lookedUp is the displaced allocation whose record was looked for.
 	lookedUp string
+	// askedFor tells that its task was asked for a checkpoint, and sealed is
+	// when the newest one was; looking that it is looked for, looked when it was.
+	askedFor, looking bool
+	sealed, looked    time.Time
+	// hearsay tells that it ended of a fault of which Nomad may not know.
+	hearsay bool
 }
 
 // message is something that an actor is told.

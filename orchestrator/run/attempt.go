@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/problem"
@@ -34,6 +35,9 @@ func (a *actor) try(t *task, notBefore time.Time) {
 		at.JobID = jobspec.JobID(string(a.state.ID), n.ID, at.Trial, at.Number)
 		at.Prepared = true
 	}
+	if before := a.moved(t); before != nil && before.hearsay {
+		at.Hearsay, at.HearsayUntil = &before.Move.Fault, now().Add(failover.HearsayTimeout)
+	}
 	t.attempts = append(t.attempts, at)
 	a.open[at.JobID] = at
 	a.engine.subscribe(at.JobID, a)
@@ -52,12 +56,14 @@ func (a *actor) pump() {
 			continue
 		}
 		at.checkTimeout(a)
+		a.leaveDevices(at)
 		switch {
 		case at.Stopping != "" && !at.stopped:
 			a.stop(at)
 		case at.Stopping != "": // the allocation's end comes as news
 		case now().Before(at.NotBefore):
 			a.wake(at.NotBefore)
+		case !at.Registered && !a.hears(at):
 		case !at.Prepared:
 			a.prepare(at)
 		case !at.Registered:
@@ -166,7 +172,11 @@ func (a *actor) waits(at *attempt, reason string) string {
 	if err != nil {
 		return reason
 	}
-	return fmt.Sprintf("no node has %s free: %s", ask(spec.Resources), reason)
+	text := fmt.Sprintf("no node has %s free: %s", ask(spec.Resources), reason)
+	if before := a.moved(at.task); before != nil {
+		text += "; it was " + before.Move.Why()
+	}
+	return text
 }
 
 // ask is what a task needs, such as "4 x nvidia/gpu, 500 MHz and 256 MiB".
@@ -443,6 +453,10 @@ func (a *actor) observe(at *attempt, alloc *Alloc) {
 		at.AllocID, at.NodeName, at.Devices = alloc.ID, alloc.NodeName, alloc.Devices
 		a.change.attempts.add(at)
 	}
+	if alloc.ResumedFrom != nil && at.ResumedFrom == nil {
+		at.ResumedFrom = alloc.ResumedFrom
+		a.change.attempts.add(at)
+	}
 	a.taskEvents(at, alloc)
 	if !alloc.Started.IsZero() && at.Phase == Queued && !alloc.Ended() {
 		a.started(at, alloc)
@@ -474,6 +488,7 @@ func (a *actor) started(at *attempt, alloc *Alloc) {
 	a.event(Event{Type: "attempt", Node: at.Node, Trial: at.Trial, Phase: Running, Message: fmt.Sprintf("started on node %s, allocation %s", alloc.NodeName, short(alloc.ID))})
 	a.engine.tails.add(at.JobID, alloc.ID, a)
 	at.task.startedAt(*at.Started)
+	a.resumeMove(at, alloc)
 	t, n := at.task, at.task.node
 	if t.trial != nil {
 		t.trial.Phase, t.trial.Reason, t.trial.Progress = Running, "", nil

@@ -145,6 +145,9 @@ func TestStoppedFromOutside(t *testing.T) {
 func TestWaitingIsExplained(t *testing.T) {
 	w := newWorld(t)
 	w.open(nil)
+	for _, id := range []string{"a", "b", "c", "d"} {
+		w.cluster.AddGPU("n1", "GPU-"+id)
+	}
 	w.cluster.Full("1 node filtered by missing drivers, 2 nodes exhausted on devices")
 	id := w.submit(strings.Replace(one, "output", "resources {\n gpu { count = 4 }\n }\n  output", 1))
 	want := "no node has 4 x nvidia/gpu, 500 MHz and 256 MiB free: 1 node filtered by missing drivers, 2 nodes exhausted on devices"

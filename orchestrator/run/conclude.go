@@ -14,6 +14,7 @@ import (
 
 	"github.com/drover-ml/drover/internal/artifact"
 	"github.com/drover-ml/drover/internal/mltask"
+	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 )
@@ -51,6 +52,7 @@ func (a *actor) lookInto(at *attempt, gone bool) {
 	at.busy = true
 	a.engine.tails.drop(at.JobID)
 	alloc, stopping, id := at.alloc, at.Stopping, a.identity(at)
+	leaving := at.Move != nil && at.Move.Phase == failover.Leaving
 	cancelled := at.Cancelled
 	a.call(at, func(ctx context.Context) (message, error) {
 		r, err := a.engine.record(ctx, id)
@@ -62,7 +64,8 @@ func (a *actor) lookInto(at *attempt, gone bool) {
 			o.LogTail = a.engine.logTail(ctx, alloc.ID)
 		}
 		o.Points = a.engine.points(ctx, r, id)
-		return concluded{at, o}, nil
+		o.Loss, err = a.engine.loss(ctx, o, leaving, alloc, id)
+		return concluded{at, o}, err
 	})
 }
 
@@ -144,7 +147,11 @@ func (a *actor) conclude(at *attempt, o outcome) {
 	if at.Phase.Ended() {
 		return
 	}
+	if o.Loss != nil {
+		a.lose(at, &o)
+	}
 	at.Phase, at.Reason, at.Free = o.Phase, o.Reason, o.Free
+	a.endMove(at)
 	at.ExitCode, at.Signal, at.OOM, at.LogTail = o.ExitCode, o.Signal, o.OOM, o.LogTail
 	at.Ended = new(now())
 	if r := o.Record; r != nil {
@@ -224,6 +231,9 @@ func (a *actor) retryTask(t *task, at *attempt) {
 		notBefore = now().Add(spec.Retry.Delay)
 	}
 	reason := fmt.Sprintf("attempt %d failed: %s; trying again", at.Number, at.Reason)
+	if at.Moved {
+		reason = at.Reason
+	}
 	if t.trial != nil {
 		t.trial.Phase = Queued
 	} else {
@@ -275,6 +285,7 @@ func finite(metrics map[string]float64) map[string]float64 {
 
 // taskEnded ends a task without success.
 func (a *actor) taskEnded(t *task, phase Phase, reason string) {
+	a.abandonMove(t, phase)
 	if t.trial != nil {
 		a.endTrial(t, phase, reason)
 		a.ready = append(a.ready, t.node)

@@ -50,6 +50,7 @@ type Engine struct {
 	bells    bells
 	tails    tails
 	slots    chan struct{} // of effects
+	fleet    *fleet
 
 	retrying sync.Mutex // held while a run is made ready again
 
@@ -75,11 +76,13 @@ func New(c Config) *Engine {
 	if c.Backoff <= 0 {
 		c.Backoff = 250 * time.Millisecond
 	}
-	return &Engine{
+	e := &Engine{
 		config: c, registry: registry.New(c.Store),
 		slots:  make(chan struct{}, maxEffects),
 		actors: map[ID]*actor{}, jobs: map[string]*actor{},
 	}
+	e.fleet = newFleet(e)
+	return e
 }
 
 // Registry is the model registry that the engine's runs register in.
@@ -98,6 +101,9 @@ func (e *Engine) Start(ctx context.Context) error {
 	ctx = e.ctx
 	e.mu.Unlock()
 
+	if err := e.fleet.load(ctx); err != nil {
+		return fmt.Errorf("starting the engine: %w", err)
+	}
 	ids, err := e.config.Store.Active(ctx)
 	if err != nil {
 		return fmt.Errorf("starting the engine: %w", err)
@@ -114,6 +120,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	defer e.mu.Unlock()
 	e.wg.Go(func() { e.watch(ctx) })
 	e.wg.Go(func() { e.tail(ctx) })
+	e.wg.Go(func() { e.fleet.run(ctx) })
 	return nil
 }
 
@@ -192,7 +199,7 @@ func (e *Engine) watch(ctx context.Context) {
 	var index uint64
 	for failures := 0; ctx.Err() == nil; {
 		reached, err := e.config.Cluster.Watch(ctx, index,
-			func() { failures = 0; e.broadcast(resync{}) }, e.route)
+			func() { failures = 0; e.broadcast(resync{}); e.fleet.resync() }, e.route)
 		index = max(index, reached)
 		if ctx.Err() != nil {
 			return
@@ -214,6 +221,7 @@ func (e *Engine) resyncs(ctx context.Context) {
 			return
 		case now := <-t.C:
 			e.broadcast(resync{silentSince: now.Add(-e.config.ResyncEvery)})
+			e.fleet.resync()
 		}
 	}
 }
@@ -227,6 +235,10 @@ func (e *Engine) broadcast(m message) {
 }
 
 func (e *Engine) route(u Update) {
+	if u.Node != nil {
+		e.fleet.hear(*u.Node)
+		return
+	}
 	e.mu.Lock()
 	a := e.jobs[u.JobID]
 	e.mu.Unlock()

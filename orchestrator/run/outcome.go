@@ -21,6 +21,8 @@ type outcome struct {
 	LogTail     string
 	Record      *mltask.Result
 	Points      []MetricPoint
+	// Loss tells that it ended because of its device.
+	Loss *loss
 }
 
 // judge says how an attempt ended, from its last allocation (nil if none was

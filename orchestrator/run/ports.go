@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/nomad/api"
 
 	"github.com/drover-ml/drover/internal/artifact"
+	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/registry"
 )
@@ -33,6 +34,7 @@ type Store interface {
 	Queries
 	registry.Store
 	Endpoints
+	Incidents
 }
 
 // Queries are what the store is asked for on behalf of readers.
@@ -54,6 +56,24 @@ type Endpoints interface {
 	// Deployed ends a pending revision: live if reason is "", else failed.
 	Deployed(ctx context.Context, d registry.Deployment, reason string) error
 	DeleteEndpoint(ctx context.Context, workspace, name string) error
+}
+
+// Incidents keeps what happened to devices. What became of the attempts there
+// is stored with those, by Commit.
+type Incidents interface {
+	// OpenIncident stores an incident that begins, unless its device has one
+	// that goes on or has ended less than failover.Flapping ago: then that goes
+	// on with the new fault, and is returned.
+	OpenIncident(ctx context.Context, i failover.Incident) (failover.Incident, error)
+	// UpdateIncident changes an incident in one transaction. It may call change
+	// more than once.
+	UpdateIncident(ctx context.Context, id string, change func(*failover.Incident)) (failover.Incident, error)
+	// Unfinished are the incidents that go on, and those with an instance that
+	// has not been placed again, without what is affected.
+	Unfinished(ctx context.Context) ([]failover.Incident, error)
+	Incident(ctx context.Context, id string) (failover.Incident, error)
+	// Incidents lists some, the newest first.
+	Incidents(ctx context.Context, f failover.Filter) ([]failover.Incident, error)
 }
 
 // State is a run with all that the engine must know to go on with it.
@@ -100,6 +120,12 @@ type AttemptState struct {
 	Orphaned bool
 	// Deployment is the revision of an endpoint's attempt.
 	Deployment *registry.Deployment
+	// Move is how the attempt leaves a device that fails.
+	Move *failover.Move
+	// Hearsay is the fault that the attempt before this one ended of, if Nomad
+	// may not know of it yet, and HearsayUntil how long to wait for that.
+	Hearsay      *failover.Fault
+	HearsayUntil time.Time
 }
 
 // Change is one transition of a run. Nil and empty fields leave what is there.
@@ -172,6 +198,8 @@ type Artifacts interface {
 	Has(ctx context.Context, d artifact.Digest) (bool, error)
 	// GetRecord decodes a record into v; artifact.ErrNotFound if there is none.
 	GetRecord(ctx context.Context, key string, v any) error
+	// ListRecords gives the keys of the records below a folder, sorted.
+	ListRecords(ctx context.Context, folder string) ([]string, error)
 	OpenBlob(ctx context.Context, d artifact.Digest) (io.ReadCloser, error)
 }
 
@@ -196,6 +224,27 @@ type Cluster interface {
 	// if tail is 0. With follow it goes on until the task ends. ErrNoLog means
 	// that there is none any more.
 	Logs(ctx context.Context, allocID, task, stream string, tail int64, follow bool) (io.ReadCloser, error)
+	Fleet
+}
+
+// Fleet is what the engine needs of Nomad's nodes and of what runs there.
+type Fleet interface {
+	// Nodes are all nodes that have devices.
+	Nodes(ctx context.Context) ([]failover.Node, error)
+	// Instances are the allocations of endpoints on a node that have not ended.
+	Instances(ctx context.Context, nodeID string) ([]Instance, error)
+	// Signal sends a signal such as SIGUSR1 to an allocation's task. ErrNoTask
+	// means that the task does not run.
+	Signal(ctx context.Context, allocID, signal string) error
+	// StopAlloc ends an allocation, which Nomad places again. One that is
+	// ended already, or not there, is no error.
+	StopAlloc(ctx context.Context, allocID string) error
+}
+
+// Instance is an allocation of an endpoint.
+type Instance struct {
+	Alloc
+	Workspace, Endpoint string
 }
 
 // Errors of a Cluster.
@@ -203,6 +252,7 @@ var (
 	ErrNoJob    = errors.New("no such job")
 	ErrConflict = errors.New("the job has changed meanwhile")
 	ErrNoLog    = errors.New("no such log")
+	ErrNoTask   = errors.New("the task does not run")
 )
 
 // RefusedError is a job that the cluster will never take.
@@ -210,9 +260,10 @@ type RefusedError struct{ Reason string }
 
 func (e *RefusedError) Error() string { return "Nomad refuses the job: " + e.Reason }
 
-// Update is news about one job: an allocation, why it cannot be placed, or
-// (neither set) that it is worth asking for.
+// Update is news about a node or one job: an allocation, why it cannot be
+// placed, or (none set) that it is worth asking for.
 type Update struct {
+	Node  *failover.Node
 	JobID string
 	Alloc *Alloc
 	// Waits says why nothing can be placed now, as a sentence; nil: no news.
@@ -264,6 +315,8 @@ type Alloc struct {
 	Problem string
 	Events  []TaskEvent
 	Devices []string
+	// ResumedFrom is the step of the checkpoint that the task went on from.
+	ResumedFrom *int64
 }
 
 // Ended reports whether the allocation's task is over or gone.

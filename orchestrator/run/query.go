@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/problem"
@@ -299,4 +300,14 @@ func (e *Engine) DeleteEndpoint(ctx context.Context, workspace, name, by string)
 	}
 	e.config.Logger.Info("endpoint deleted", "workspace", workspace, "endpoint", name, "by", by)
 	return e.config.Store.DeleteEndpoint(ctx, workspace, name)
+}
+
+// Incidents lists what happened to devices, the newest first.
+func (e *Engine) Incidents(ctx context.Context, f failover.Filter) ([]failover.Incident, error) {
+	return e.config.Store.Incidents(ctx, f)
+}
+
+// Incident returns one incident.
+func (e *Engine) Incident(ctx context.Context, id string) (failover.Incident, error) {
+	return e.config.Store.Incident(ctx, id)
 }

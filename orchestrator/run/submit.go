@@ -204,6 +204,9 @@ func (m cancel) apply(a *actor) {
 	for _, at := range a.open {
 		n := at.task.node
 		if n.Kind != pipeline.KindEndpoint && (!n.def.OnExit || again) {
+			if at.Move.Open() && at.Stopping != "" { // being moved: now it is not
+				at.Stopping = ""
+			}
 			at.Cancelled = at.Cancelled || at.Stopping == ""
 			a.halt(at, reason)
 		}

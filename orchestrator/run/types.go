@@ -129,10 +129,14 @@ type Attempt struct {
 	// ResumedFrom is the checkpoint's step that the task resumed from.
 	ResumedFrom *int64 `json:"resumed_from,omitempty"`
 	// LogTail is the end of a failed attempt's stderr (else stdout).
-	LogTail string     `json:"log_tail,omitempty"`
-	Devices []string   `json:"devices,omitempty"`
-	Started *time.Time `json:"started,omitempty"`
-	Ended   *time.Time `json:"ended,omitempty"`
+	LogTail string   `json:"log_tail,omitempty"`
+	Devices []string `json:"devices,omitempty"`
+	// Incident is that of the attempt's device, "" if that was well. Moved
+	// tells that the attempt ended because of it, and that its task went on.
+	Incident string     `json:"incident,omitempty"`
+	Moved    bool       `json:"moved,omitempty"`
+	Started  *time.Time `json:"started,omitempty"`
+	Ended    *time.Time `json:"ended,omitempty"`
 }
 
 // Trial is one trial of a sweep.
@@ -161,7 +165,7 @@ type Event struct {
 	Node  pipeline.NodeID `json:"node,omitempty"`
 	Trial *int            `json:"trial,omitempty"`
 	// Type is one of: run, node, attempt, trial, task (a driver's task event),
-	// progress, gate, model, endpoint.
+	// progress, gate, model, endpoint, failover.
 	Type    string `json:"type"`
 	Phase   Phase  `json:"phase,omitempty"`
 	Message string `json:"message,omitempty"`

@@ -116,8 +116,8 @@ func (t *tx) change(c run.Change) error {
 		}
 	}
 	for _, a := range c.Attempts {
-		if err := t.execDoc(`INSERT INTO attempts (run, node, trial, number, doc) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET doc = excluded.doc`, a, c.ID, a.Node, trialColumn(a.Trial), a.Number); err != nil {
+		if err := t.execDoc(`INSERT INTO attempts (run, node, trial, number, incident, doc) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT DO UPDATE SET incident = excluded.incident, doc = excluded.doc`, a, c.ID, a.Node, trialColumn(a.Trial), a.Number, incidentColumn(a)); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/drover-ml/drover/internal/artifact"
@@ -77,6 +79,20 @@ func (s *Artifacts) GetRecord(_ context.Context, key string, v any) error {
 		return artifact.ErrNotFound
 	}
 	return json.Unmarshal(b, v)
+}
+
+// ListRecords lists the keys below a folder.
+func (s *Artifacts) ListRecords(_ context.Context, folder string) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var keys []string
+	for key := range s.records {
+		if strings.HasPrefix(key, folder+"/") {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys, nil
 }
 
 // OpenBlob opens a text.

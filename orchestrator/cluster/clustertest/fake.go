@@ -28,6 +28,7 @@ type Task struct {
 	NodeName string
 	Start    int             // 1 for the first allocation of the job, 2 for its replacement ...
 	Stopped  <-chan struct{} // closed when the task has to end
+	Signals  <-chan string   // what it was sent
 	cluster  *Cluster
 	alloc    *alloc
 }
@@ -40,6 +41,14 @@ func (t Task) Say(message string) {
 	t.cluster.mu.Lock()
 	defer t.cluster.mu.Unlock()
 	t.alloc.Events = append(t.alloc.Events, run.TaskEvent{Time: time.Now(), Message: message})
+	t.cluster.publish(t.alloc)
+}
+
+// Resumed has the driver tell from which checkpoint the task goes on.
+func (t Task) Resumed(step int64) {
+	t.cluster.mu.Lock()
+	defer t.cluster.mu.Unlock()
+	t.alloc.ResumedFrom = &step
 	t.cluster.publish(t.alloc)
 }
 
@@ -56,6 +65,7 @@ type Exit struct {
 	Signal  int
 	OOM     bool
 	Problem string // the driver's, before the task ran
+	Error   string // the driver's, in the record
 	Outputs map[string]string
 	Last    map[string]float64
 	// NoRecord leaves no result record.
@@ -82,6 +92,10 @@ type Cluster struct {
 	cut     chan struct{}
 	full    string // why nothing can be placed
 	starts  map[string]int
+	gpus    []*gpu
+	signals map[string]int // by job ID
+	// nodeIndexes are those of the nodes' last changes, by name.
+	nodeIndexes map[string]uint64
 }
 
 type job struct {
@@ -92,12 +106,14 @@ type job struct {
 	stopped     bool
 	allocs      []*alloc
 	deployments []run.DeploymentState
+	waiting     bool // for a place
 }
 
 type alloc struct {
 	run.Alloc
-	files map[string]string
-	done  chan struct{} // closed to have the task end
+	files   map[string]string
+	done    chan struct{} // closed to have the task end
+	signals chan string
 }
 
 type event struct {
@@ -115,6 +131,7 @@ func New(artifacts *Artifacts, behave func(Task) Exit) *Cluster {
 		artifacts: artifacts, behave: behave, ctx: ctx, stop: stop, index: 10,
 		jobs: map[string]*job{}, allocs: map[string]*alloc{}, starts: map[string]int{},
 		changed: make(chan struct{}), cut: make(chan struct{}),
+		signals: map[string]int{}, nodeIndexes: map[string]uint64{},
 	}
 }
 
@@ -169,11 +186,7 @@ func (c *Cluster) Full(reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.full = reason
-	for _, j := range c.jobs {
-		if len(j.allocs) == 0 && !j.stopped {
-			c.place(j)
-		}
-	}
+	c.placeWaiting()
 }
 
 // LoseNode has all running tasks of a job lost with their node; Nomad's
@@ -276,21 +289,29 @@ func (c *Cluster) Register(ctx context.Context, spec *api.Job, base uint64) erro
 // place starts an allocation of a job. c.mu is held.
 func (c *Cluster) place(j *job) {
 	id := *j.spec.ID
-	if waits := c.waits(j); waits != "" {
+	waits := c.waits(j)
+	j.waiting = waits != ""
+	if j.waiting {
 		c.announce(run.Update{JobID: id, Waits: &waits})
 		return
 	}
 	c.index++
 	c.starts[id]++
-	a := &alloc{files: map[string]string{}, done: make(chan struct{}), Alloc: run.Alloc{
+	a := &alloc{files: map[string]string{}, done: make(chan struct{}), signals: make(chan string, 16), Alloc: run.Alloc{
 		ID:    fmt.Sprintf("%s/%d", id, c.starts[id]),
 		JobID: id, NodeID: "n" + strconv.Itoa(c.starts[id]), NodeName: "node-" + strconv.Itoa(c.starts[id]),
 		Created: c.index, JobVersion: j.version, Client: "pending", Desired: "run",
 	}}
+	if n := asked(j.spec); n > 0 {
+		for _, g := range c.free(n) {
+			g.holder = a
+			a.NodeID, a.NodeName, a.Devices = g.node, g.node, append(a.Devices, g.device.ID)
+		}
+	}
 	j.allocs = append(j.allocs, a)
 	c.allocs[a.ID] = a
 	c.publish(a)
-	t := Task{Job: j.spec, AllocID: a.ID, NodeName: a.NodeName, Start: c.starts[id], Stopped: a.done, cluster: c, alloc: a}
+	t := Task{Job: j.spec, AllocID: a.ID, NodeName: a.NodeName, Start: c.starts[id], Stopped: a.done, Signals: a.signals, cluster: c, alloc: a}
 	c.wg.Go(func() { c.live(j, a, t) })
 }
 
@@ -299,6 +320,9 @@ func (c *Cluster) place(j *job) {
 func (c *Cluster) waits(j *job) string {
 	if len(j.spec.Constraints) > 0 {
 		return "1 node filtered by " + j.spec.Constraints[0].LTarget
+	}
+	if n := asked(j.spec); c.full == "" && n > 0 && c.free(n) == nil {
+		return "1 node exhausted on devices"
 	}
 	return c.full
 }
@@ -351,7 +375,7 @@ func (c *Cluster) record(t Task, x Exit) {
 	}
 	r := mltask.Result{
 		Version: 1, AllocID: t.AllocID, NodeName: t.NodeName, ExitCode: x.Code, Signal: x.Signal, OOM: x.OOM,
-		Last: x.Last, Outputs: map[string]mltask.StoredOutput{}, Started: t.alloc.Started, Finished: time.Now(),
+		Error: x.Error, Devices: t.alloc.Devices, ResumedFrom: t.alloc.ResumedFrom, Last: x.Last, Outputs: map[string]mltask.StoredOutput{}, Started: t.alloc.Started, Finished: time.Now(),
 	}
 	if x.Code == 0 && x.Signal == 0 {
 		for name, content := range x.Outputs {
@@ -407,6 +431,9 @@ func (c *Cluster) publish(a *alloc) {
 	snapshot := a.Alloc
 	snapshot.Events = slices.Clone(a.Events)
 	c.announce(run.Update{JobID: a.JobID, Alloc: &snapshot})
+	if a.Ended() {
+		c.placeWaiting()
+	}
 }
 
 func (c *Cluster) announce(u run.Update) {
@@ -432,7 +459,7 @@ func (c *Cluster) Job(ctx context.Context, id string) (s run.JobState, err error
 			s.Allocs = append(s.Allocs, snapshot)
 			s.Dead = s.Dead && a.Ended()
 		}
-		if len(j.allocs) == 0 && !j.stopped {
+		if j.waiting && !j.stopped {
 			s.Dead, s.Waits = false, c.waits(j)
 		}
 		return nil
