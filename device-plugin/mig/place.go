@@ -78,9 +78,6 @@ func (m Model) placeBeside(want []Profile, kept []Placed, occupied Slots) ([]Pla
 	for _, k := range kept {
 		occupied |= k.Slots()
 	}
-	if err := m.checkAmounts(want, kept, occupied); err != nil {
-		return nil, err
-	}
 	// Large profiles have the fewest places, so they are tried first. Equal
 	// ones keep their order, and get ascending places.
 	order := make([]int, len(want))
@@ -91,6 +88,9 @@ func (m Model) placeBeside(want []Profile, kept []Placed, occupied Slots) ([]Pla
 	sorted := make([]Profile, len(want))
 	for i, at := range order {
 		sorted[i] = want[at]
+	}
+	if err := m.checkAmounts(sorted, kept, occupied); err != nil {
+		return nil, err
 	}
 	s := search{model: m, want: sorted, starts: make([]int, len(want)), room: make(map[Slots][]int)}
 	s.try(0, occupied)

@@ -68,6 +68,11 @@ func NewPlan(b Board, l Layout) (Plan, error) {
 	if len(b.Instances) > mostInstances {
 		return Plan{}, fmt.Errorf("the driver reports %d GPU instances on board %s; a board has at most %d", len(b.Instances), b.ID, mostInstances)
 	}
+	for _, in := range b.Instances {
+		if p := in.Placement; p.Start < 0 || p.Size < 1 || p.Start+p.Size > m.Slots {
+			return Plan{}, fmt.Errorf("the driver reports %s at %d:%d on board %s, which has slots 0 to %d", in.Profile, p.Start, p.Size, b.ID, m.Slots-1)
+		}
+	}
 	if !l.Enabled {
 		return b.planOff(), nil
 	}

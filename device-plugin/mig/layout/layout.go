@@ -85,11 +85,8 @@ func ParseChoice(text string) (Choice, error) {
 	return c, nil
 }
 
-// has reports whether a board is chosen on a node.
-func (c Choice) has(b mig.Board, node string) bool {
-	if len(c.Nodes) > 0 && !slices.Contains(c.Nodes, node) {
-		return false
-	}
+// has reports whether a board is chosen, on a node that is.
+func (c Choice) has(b mig.Board) bool {
 	if len(c.Models) > 0 && !slices.ContainsFunc(c.Models, func(m string) bool { return sameModel(m, b) }) {
 		return false
 	}
@@ -104,6 +101,24 @@ func sameModel(want string, b mig.Board) bool {
 	wanted, ok := mig.Board{Product: want, PCIDeviceID: want}.Model()
 	has, known := b.Model()
 	return ok && known && wanted.Name == has.Name
+}
+
+// Choose returns the boards that are chosen, whatever the node. One that is
+// named must be there.
+func (c Choice) Choose(boards []mig.Board) ([]mig.Board, error) {
+	if missing := c.missing(boards); len(missing) > 0 {
+		return nil, fmt.Errorf("no board %s with a MIG mode on this machine; it has %s", strings.Join(missing, ", "), describeBoards(boards))
+	}
+	var chosen []mig.Board
+	for _, b := range boards {
+		if c.has(b) {
+			chosen = append(chosen, b)
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("no such board with a MIG mode on this machine; it has %s", describeBoards(boards))
+	}
+	return chosen, nil
 }
 
 // missing are the boards that the choice names and the machine lacks.
@@ -155,11 +170,14 @@ func (f File) Resolve(name, node string, boards []mig.Board) ([]Target, error) {
 	var targets []Target
 	chosenBy := make(map[string]string)
 	for _, e := range entries {
-		if missing := e.choice.missing(boards); len(missing) > 0 && e.enabled && e.choice.isFor(node) {
+		if !e.choice.isFor(node) {
+			continue
+		}
+		if missing := e.choice.missing(boards); len(missing) > 0 && e.enabled {
 			problems = append(problems, fmt.Errorf("%s: no board %s with a MIG mode on this machine; it has %s", e.at, strings.Join(missing, ", "), describeBoards(boards)))
 		}
 		for _, b := range boards {
-			if !e.choice.has(b, node) {
+			if !e.choice.has(b) {
 				continue
 			}
 			if by, twice := chosenBy[b.ID]; twice {

@@ -16,9 +16,11 @@ import (
 	"github.com/drover-ml/drover/device-plugin/mig"
 )
 
-// Limits on files, far above any real one.
+// MaxBytes is the size of the largest file that Parse reads.
+const MaxBytes = 1 << 20
+
+// Limits on what is in a file, far above any real one.
 const (
-	maxBytes   = 1 << 20
 	maxEntries = 4096
 	// maxCount is above the slices of any board, compute instances included.
 	maxCount = 64
@@ -28,8 +30,8 @@ const (
 func Parse(name string, src []byte) (File, error) {
 	p := parser{file: name}
 	f := File{name: name, layouts: make(map[string][]entry)}
-	if len(src) > maxBytes {
-		return f, fmt.Errorf("%s: a layout file has at most %d bytes, not %d", name, maxBytes, len(src))
+	if len(src) > MaxBytes {
+		return f, fmt.Errorf("%s: a layout file has at most %d bytes, not %d", name, MaxBytes, len(src))
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(src))
 	var doc yaml.Node

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -32,10 +33,15 @@ type Request struct {
 	Timeout time.Duration
 }
 
-// Want replaces what is wanted of a board, whatever it is up to. The board
-// stays cordoned where it is. It returns the new task's ID.
-func (s *State) Want(board string, r Request, now time.Time) string {
-	old := s.Boards[board]
+// Want replaces what is wanted of a board, whatever it is up to; where it is
+// cordoned it stays so. To want again what is wanted already changes nothing,
+// unless that failed, or the way there is another.
+func (s *State) Want(board string, r Request, now time.Time) {
+	old, ok := s.Boards[board]
+	same := ok && old.Name == r.Name && reflect.DeepEqual(old.Layout, r.Layout)
+	if same && (old.Phase == Done || old.Phase != Failed && old.Evict == r.Evict && r.Timeout == 0 && old.Deadline.IsZero()) {
+		return
+	}
 	t := Task{
 		ID: uuid.NewString(), Name: r.Name, Layout: r.Layout, Evict: r.Evict, Asked: now, Phase: Desired, Since: now,
 		Cordon: old.Cordon, CordonedSince: old.CordonedSince, Touched: old.Touched,
@@ -47,7 +53,6 @@ func (s *State) Want(board string, r Request, now time.Time) string {
 		s.Boards = make(map[string]Task)
 	}
 	s.Boards[board] = t
-	return t.ID
 }
 
 // Settled reports whether nothing more happens by itself on any of the boards;
