@@ -348,7 +348,7 @@ func (n *node) stats(ctx context.Context) ([]device.GroupStats, error) {
 	if err != nil {
 		return nil, err
 	}
-	return gpu.Stats(offer.Devices, samples), nil
+	return gpu.Stats(offer.Devices, gpu.Readings{Samples: samples}), nil
 }
 
 // access is how a task reaches what enforces the limits of its replica.
