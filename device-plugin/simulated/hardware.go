@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
 	"github.com/drover-ml/drover/device-plugin/mig"
@@ -15,10 +16,35 @@ import (
 // changed it.
 type migState struct {
 	Enabled bool `json:"enabled"`
-	// Waiting is set while a change of the mode waits for a reset.
-	Waiting   bool       `json:"waiting,omitempty"`
+	// Waiting is since when a change of the mode has waited for a reset; nil
+	// if none does.
+	Waiting   *time.Time `json:"waiting,omitempty"`
 	Instances []instance `json:"instances,omitempty"`
 }
+
+// pending is the mode after the next reset.
+func (m migState) pending() bool { return m.Enabled != (m.Waiting != nil) }
+
+// after is the state of a board that last began anew at a time.
+func (m migState) after(loaded time.Time) migState {
+	if m.Waiting != nil && !loaded.Before(*m.Waiting) {
+		return migState{Enabled: m.pending()}
+	}
+	return m
+}
+
+// stateOf is the MIG state of a board that last began anew at a time: what was
+// stored, unless the board's description was changed since.
+func (s stored) stateOf(id gpu.ID, b board, loaded time.Time) migState {
+	kept, ok := s.Boards[id]
+	if !ok || kept.Described != b.described.String() {
+		return b.described
+	}
+	return kept.after(loaded)
+}
+
+// String is the state as a state file has it.
+func (m migState) String() string { return content(m) }
 
 // instance is a GPU instance.
 type instance struct {

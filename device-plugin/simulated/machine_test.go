@@ -262,22 +262,3 @@ func FuzzParseFile(f *testing.F) {
 		}
 	})
 }
-
-func FuzzParseFaults(f *testing.F) {
-	f.Add("fault \"3\" {\n reason = \"Xid 79\"\n}\nfault \"0\" {\n gone = true\n}")
-	f.Add(`driver_error = "mismatch"`)
-	m, err := Preset("a100-40gb/all-balanced")
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Fuzz(func(t *testing.T, src string) {
-		faults, err := parseFaults("faults.hcl", []byte(src))
-		if err != nil {
-			return
-		}
-		inv, _, err := faults.apply(m.inventory(m.described()))
-		if err == nil && len((gpu.State{}).Next(inv).Devices) > 4 {
-			t.Fatal("a fault added devices")
-		}
-	})
-}

@@ -2,158 +2,284 @@
 // things out and for tests on machines without any.
 //
 // It answers as NVML does on the real boards, with their product names, memory
-// sizes and MIG geometry. Everything derives from the description and the
-// clock, so two runs agree. A fault file breaks GPUs while it runs.
+// sizes, connections and MIG geometry. Everything derives from the
+// description, a script of what goes wrong, the clock, and the processes of
+// this host that were given its GPUs; two runs agree. As with hardware, how
+// boards are cut outlives the process, if there is a state file.
+//
+// Only this package is simulated: health rules, MIG planning, metrics and
+// commands are the same code as on real machines.
 package simulated
 
 import (
 	"context"
-	"os"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/mig"
+	"github.com/drover-ml/drover/device-plugin/topology"
 )
 
 // Config is how to run a simulated machine.
 type Config struct {
 	Machine Machine
-	// FaultFile is read again whenever it changes; "" is none. It need not
-	// exist.
+	// FaultFile is a script that is read again whenever it changes; "" is
+	// none. It need not exist.
 	FaultFile string
-	Logger    hclog.Logger     // nil discards
-	Now       func() time.Time // nil is time.Now
-	// Poll is how often the fault file is looked at; 0 is 250 ms.
-	Poll time.Duration
+	// Script is what happens where there is no FaultFile.
+	Script Script
+	// StateFile keeps what outlives the process; "" keeps nothing. Its folder
+	// must exist.
+	StateFile string
+	Logger    hclog.Logger // nil discards
+	// ProcDir is where the processes of this host are; "" is /proc.
+	ProcDir string
+	// Booted is when the driver was loaded, from which it counts; zero is when
+	// this host was booted.
+	Booted time.Time
 }
 
+// Source is a running simulated machine.
+type Source struct {
+	machine   Machine
+	subjects  []subject
+	faultFile string
+	log       hclog.Logger
+	booted    time.Time
+	store     *store
+	processes *processTable
+
+	changes    chan struct{}
+	ctx        context.Context
+	stop       context.CancelFunc
+	background sync.WaitGroup
+	reset      chan struct{} // wakes the clock when the timeline was replaced
+
+	mu       sync.Mutex
+	timeline timeline
+	passed   map[string]progress // how far each step was, as far as it was told
+	moved    chan struct{}       // closed when something begins or ends
+	watchers map[*watcher]bool
+	early    []gpu.Event    // from before anybody watched
+	migCalls map[string]int // calls that each mig step has counted
+}
+
+var (
+	_ gpu.Source      = (*Source)(nil)
+	_ topology.Source = (*Source)(nil)
+	_ mig.Controller  = (*Source)(nil)
+)
+
 // New starts a simulated machine. Close it.
-func New(c Config) gpu.Source {
+func New(c Config) *Source {
 	if c.Logger == nil {
 		c.Logger = hclog.NewNullLogger()
 	}
-	if c.Now == nil {
-		c.Now = time.Now
+	if c.ProcDir == "" {
+		c.ProcDir = "/proc"
 	}
-	if c.Poll == 0 {
-		c.Poll = 250 * time.Millisecond
+	if c.Booted.IsZero() {
+		c.Booted = hostBooted()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &source{Config: c, changes: make(chan struct{}, 1), stop: cancel}
-	if c.FaultFile != "" {
-		// Looked at before it is read, so that no change in between is missed.
-		last, _ := os.Stat(c.FaultFile)
-		s.reload()
-		s.watching.Go(func() { s.watch(ctx, last) })
+	s := &Source{
+		machine: c.Machine, faultFile: c.FaultFile, log: c.Logger, booted: c.Booted,
+		store:     &store{path: c.StateFile},
+		processes: &processTable{root: c.ProcDir, now: time.Now},
+		changes:   make(chan struct{}, 1), ctx: ctx, stop: cancel, reset: make(chan struct{}, 1),
+		passed: make(map[string]progress), moved: make(chan struct{}), watchers: make(map[*watcher]bool), migCalls: make(map[string]int),
 	}
+	for i := range c.Machine.boards {
+		s.subjects = append(s.subjects, subject{c.Machine.idOf(i), i})
+	}
+	if _, err := s.store.view(); err != nil {
+		s.log.Error("the simulated GPUs are as they are described, not as they were left", "error", err)
+	}
+	if c.FaultFile == "" {
+		s.play(c.Script)
+		<-s.reset // nobody has looked yet, so there is nothing to hint at
+	}
+	if c.FaultFile != "" || c.StateFile != "" {
+		s.watchFiles()
+	}
+	s.background.Go(s.clock)
 	return s
 }
 
-type source struct {
-	Config
-	changes  chan struct{}
-	stop     context.CancelFunc
-	watching sync.WaitGroup
-
-	mu     sync.Mutex
-	faults faultFile
+// hostBooted is when this host was booted, to the second.
+func hostBooted() time.Time {
+	var info unix.Sysinfo_t
+	now := time.Now()
+	if unix.Sysinfo(&info) != nil {
+		return now
+	}
+	return now.Add(-time.Duration(info.Uptime) * time.Second).Truncate(time.Second)
 }
 
-var _ gpu.Source = (*source)(nil)
+// Changes hints that something began or ended that shows in the inventory.
+func (s *Source) Changes() <-chan struct{} { return s.changes }
 
-func (s *source) Inventory(context.Context) (gpu.Inventory, error) {
-	s.mu.Lock()
-	faults := s.faults
-	s.mu.Unlock()
-	inv, _, err := faults.apply(s.Machine.inventory(s.Machine.described()))
-	return inv, err
-}
-
-func (s *source) Sample(ctx context.Context, ids []gpu.ID) (map[gpu.ID]gpu.Sample, error) {
-	inv, err := s.Inventory(ctx)
-	if err != nil {
-		return nil, err
-	}
-	now := s.Now()
-	all := make(map[gpu.ID]gpu.Sample)
-	for _, b := range inv.Boards {
-		if b.Fault != "" {
-			continue
-		}
-		if !b.MIG {
-			all[b.ID] = sampleBoard(b, now)
-		}
-		for _, slice := range b.Slices {
-			if slice.Fault == "" {
-				all[slice.ID] = sampleSlice(slice, now)
-			}
-		}
-	}
-	samples := make(map[gpu.ID]gpu.Sample, len(ids))
-	for _, id := range ids {
-		if sample, ok := all[id]; ok {
-			samples[id] = sample
-		}
-	}
-	return samples, nil
-}
-
-func (s *source) Changes() <-chan struct{} { return s.changes }
-
-func (s *source) Close() error {
+// Close ends the machine. Calls that hang return.
+func (s *Source) Close() error {
 	s.stop()
-	s.watching.Wait()
+	s.background.Wait()
 	return nil
 }
 
-// watch reloads the fault file when its identity, size or time is no longer
-// that of last; nil is no file.
-func (s *source) watch(ctx context.Context, last os.FileInfo) {
-	ticker := time.NewTicker(s.Poll)
-	defer ticker.Stop()
+var errClosed = errors.New("the simulated machine was closed")
+
+// enter is what every call into the driver goes through: it takes as long as
+// the script says, waits while the driver hangs over any of the boards that
+// the call is about, and returns the driver's error, if it has one.
+func (s *Source) enter(ctx context.Context, about func(subject) bool) (timeline, time.Time, error) {
+	delayed := false
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		now, _ := os.Stat(s.FaultFile)
-		if sameFile(last, now) {
+		s.mu.Lock()
+		t, moved := s.timeline, s.moved
+		s.mu.Unlock()
+		now := time.Now()
+		d := t.driver(now)
+		switch {
+		case d.hang || s.hung(t, now, about):
+			if err := wait(ctx, s.ctx, moved); err != nil {
+				return t, now, err
+			}
 			continue
-		}
-		last = now
-		if !s.reload() {
+		case d.delay > 0 && !delayed:
+			delayed = true
+			if err := wait(ctx, s.ctx, time.After(d.delay)); err != nil {
+				return t, now, err
+			}
 			continue
+		case d.err != "":
+			return t, now, errors.New(d.err)
 		}
-		select {
-		case s.changes <- struct{}{}:
-		default: // a hint is pending already
-		}
+		return t, now, nil
 	}
 }
 
-func sameFile(a, b os.FileInfo) bool {
-	if a == nil || b == nil {
-		return a == nil && b == nil
-	}
-	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
-}
-
-// reload reads the fault file. A malformed one changes nothing: it may be half
-// written.
-func (s *source) reload() bool {
-	faults, err := readFaults(s.FaultFile)
-	if err != nil {
-		s.Logger.Error("fault file is not usable, so the faults stay as they were", "file", s.FaultFile, "error", err)
+// hung reports whether one of the boards does not answer.
+func (s *Source) hung(t timeline, now time.Time, about func(subject) bool) bool {
+	if len(t.steps) == 0 {
 		return false
 	}
-	if _, unmatched, err := faults.apply(s.Machine.inventory(s.Machine.described())); err == nil && len(unmatched) > 0 {
-		s.Logger.Warn("fault file names GPUs that are not there", "file", s.FaultFile, "unmatched", unmatched)
+	for _, b := range s.subjects {
+		if about(b) && t.condition(b, now).hung {
+			return true
+		}
 	}
-	s.mu.Lock()
-	s.faults = faults
-	s.mu.Unlock()
-	return true
+	return false
+}
+
+func anyBoard(subject) bool { return true }
+
+func wait[T any](ctx, machine context.Context, c <-chan T) error {
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-machine.Done():
+		return errClosed
+	}
+}
+
+// boardView is a board at a moment.
+type boardView struct {
+	gpu.Board // without faults
+	condition
+	model board
+	state migState
+}
+
+// boards are all boards at a moment, those that are gone too.
+func (s *Source) boards(t timeline, now time.Time) ([]boardView, error) {
+	kept, err := s.store.view()
+	if err != nil {
+		return nil, err
+	}
+	views := make([]boardView, len(s.subjects))
+	states := make([]migState, len(s.subjects))
+	for i, b := range s.subjects {
+		views[i].condition = t.condition(b, now)
+		views[i].model = s.machine.boards[i]
+		states[i] = kept.stateOf(b.id, views[i].model, views[i].loaded)
+		views[i].state = states[i]
+	}
+	for i, b := range s.machine.inventory(states).Boards {
+		views[i].Board = b
+		views[i].linksDown()
+	}
+	return views, nil
+}
+
+// linksDown takes links that are down out of what the board has.
+func (v *boardView) linksDown() {
+	if len(v.nvlink) == 0 || v.Specs.NVLinks == nil {
+		return
+	}
+	up := int64(0)
+	for link := range *v.Specs.NVLinks {
+		if !v.linkDown(int(link)) {
+			up++
+		}
+	}
+	bandwidth := up * v.model.nvlinkMBps
+	v.Specs.NVLinks, v.Specs.NVLinkMBps = &up, &bandwidth
+}
+
+// there reports whether a board can be read.
+func (v boardView) there() bool { return !v.gone && !v.lost && v.reason == "" }
+
+// reasonLost is what the driver library says of a board that it cannot reach.
+const reasonLost = "GPU is lost: it has fallen off the bus or cannot be reached; reset it or restart the node"
+
+// Inventory lists the boards as the script leaves them.
+func (s *Source) Inventory(ctx context.Context) (gpu.Inventory, error) {
+	t, now, err := s.enter(ctx, anyBoard)
+	if err != nil {
+		return gpu.Inventory{}, err
+	}
+	views, err := s.boards(t, now)
+	if err != nil {
+		return gpu.Inventory{}, err
+	}
+	inv := gpu.Inventory{DriverVersion: s.machine.DriverVersion, CUDAVersion: s.machine.CUDAVersion, Environment: s.machine.Environment}
+	for _, v := range views {
+		switch {
+		case v.gone:
+			continue
+		case v.lost:
+			inv.Lost = append(inv.Lost, gpu.Lost{Index: v.Index, Reason: reasonLost})
+			continue
+		}
+		b := v.Board
+		b.Fault = v.reason
+		b.Slices = nil
+		for _, slice := range v.Slices {
+			c := t.slice(slice.ID, v.loaded, now)
+			if !c.gone {
+				slice.Fault = c.reason
+				b.Slices = append(b.Slices, slice)
+			}
+		}
+		inv.Boards = append(inv.Boards, b)
+	}
+	return inv, nil
+}
+
+// find looks a board up by its ID.
+func (s *Source) find(id string) (subject, error) {
+	for _, b := range s.subjects {
+		if string(b.id) == id {
+			return b, nil
+		}
+	}
+	return subject{}, fmt.Errorf("this machine has no board %s", id)
 }

@@ -1,7 +1,6 @@
 package simulated
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/drover-ml/drover/device-plugin/topology"
@@ -37,15 +36,6 @@ type nvlinkGroup struct {
 	links  int // of each board
 }
 
-// kinds from near to far.
-var nearToFar = []topology.Kind{
-	topology.NVLink, topology.SameBoard, topology.Bridges, topology.HostBridge, topology.SameNode, topology.System,
-}
-
-func nearer(a, b topology.Kind) int {
-	return cmp.Compare(slices.Index(nearToFar, a), slices.Index(nearToFar, b))
-}
-
 // end is a board or a network card.
 type end struct {
 	board int // -1 for a card
@@ -64,7 +54,7 @@ func (c cluster) has(e end) bool {
 func (w wiring) pci(a, b end) topology.Kind {
 	kind := topology.System
 	closer := func(c cluster) {
-		if c.has(a) && c.has(b) && nearer(c.kind, kind) < 0 {
+		if c.has(a) && c.has(b) && topology.Compare(topology.Link{Kind: c.kind}, topology.Link{Kind: kind}) > 0 {
 			kind = c.kind
 		}
 	}
@@ -102,17 +92,6 @@ func (w wiring) switched(board int) bool {
 	return slices.ContainsFunc(w.nvlinks, func(g nvlinkGroup) bool {
 		return len(g.boards) > 2 && slices.Contains(g.boards, board)
 	})
-}
-
-// between is how many NVLinks two boards have between them.
-func (w wiring) between(a, b int) int {
-	n := 0
-	for _, g := range w.nvlinks {
-		if slices.Contains(g.boards, a) && slices.Contains(g.boards, b) {
-			n += g.links
-		}
-	}
-	return n
 }
 
 // shifted is the wiring of the nth machine of a kind that are taken together
@@ -211,30 +190,4 @@ func baseboards(boards []board) []nvlinkGroup {
 		groups[at].boards = append(groups[at].boards, i)
 	}
 	return slices.DeleteFunc(groups, func(g nvlinkGroup) bool { return len(g.boards) < 2 })
-}
-
-// islands numbers the sets of boards that NVLink connects, -1 for a board
-// without links.
-func (w wiring) islands(boards int, links func(a, b int) int) []int {
-	island := slices.Repeat([]int{-1}, boards)
-	next := 0
-	for first := range island {
-		if island[first] >= 0 {
-			continue
-		}
-		reached := []int{first}
-		for at := 0; at < len(reached); at++ {
-			for b := range island {
-				if b != first && island[b] < 0 && links(reached[at], b) > 0 {
-					island[b] = next
-					reached = append(reached, b)
-				}
-			}
-		}
-		if len(reached) > 1 {
-			island[first] = next
-			next++
-		}
-	}
-	return island
 }
