@@ -1,0 +1,157 @@
+package mps_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// The test binary is also a control program that behaves like NVIDIA's, when
+// fakeVariable says so; its value is how it misbehaves.
+const fakeVariable = "FAKE_MPS"
+
+// The ways of the fake.
+const (
+	honest       = "honest"
+	noLimits     = "no-limits"     // takes a memory limit and does not keep it
+	crashes      = "crashes"       // ends right after its start
+	strangeWords = "strange-words" // answers in another format
+)
+
+func TestMain(m *testing.M) {
+	if mode := os.Getenv(fakeVariable); mode != "" {
+		os.Exit(fake(mode))
+	}
+	os.Exit(m.Run())
+}
+
+// program writes a script that runs the fake.
+func program(t *testing.T, mode string) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := filepath.Join(t.TempDir(), "nvidia-cuda-mps-control")
+	content := fmt.Sprintf("#!/bin/sh\nexport %s=%s\nexec %s \"$@\"\n", fakeVariable, mode, self)
+	if err := os.WriteFile(script, []byte(content), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return script
+}
+
+func fake(mode string) int {
+	pipe := os.Getenv("CUDA_MPS_PIPE_DIRECTORY")
+	socket := filepath.Join(pipe, "control")
+	if len(os.Args) > 1 && os.Args[1] == "-f" {
+		return fakeDaemon(mode, pipe, socket)
+	}
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		fmt.Println("Cannot find MPS control daemon process")
+		return 1
+	}
+	defer conn.Close()
+	command, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	if err != nil {
+		return 1
+	}
+	fmt.Fprint(conn, command)
+	answer, _ := io.ReadAll(conn) // the daemon may end with the answer
+	fmt.Print(string(answer))
+	return 0
+}
+
+// fakeDaemon serves commands until it is told to quit. What it saw of its
+// environment and its process ID are files in the pipe folder; its clients are
+// the processes in the file "clients".
+func fakeDaemon(mode, pipe, socket string) int {
+	if mode == crashes {
+		fmt.Fprintln(os.Stderr, "Failed to create an MPS context")
+		return 1
+	}
+	if conn, err := net.Dial("unix", socket); err == nil {
+		conn.Close()
+		fmt.Fprintln(os.Stderr, "An instance of this daemon is already running")
+		return 1
+	}
+	_ = os.Remove(socket) // of a daemon that crashed
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	write := func(name, content string) {
+		if err := os.WriteFile(filepath.Join(pipe, name), []byte(content), 0o600); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	write("devices", os.Getenv("CUDA_VISIBLE_DEVICES"))
+	write("environment", strings.Join(os.Environ(), "\n"))
+	write("pid", strconv.Itoa(os.Getpid()))
+	d := fakeState{mode: mode, pipe: pipe, threads: "100.0", memory: "0"}
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return 1
+		}
+		command, err := bufio.NewReader(conn).ReadString('\n')
+		if err == nil {
+			answer, quit := d.do(strings.Fields(command))
+			fmt.Fprint(conn, answer)
+			if quit {
+				_ = os.Remove(socket)
+				conn.Close()
+				return 0
+			}
+		}
+		conn.Close()
+	}
+}
+
+type fakeState struct {
+	mu                          sync.Mutex
+	mode, pipe, threads, memory string
+}
+
+func (d *fakeState) do(command []string) (answer string, quit bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(command) == 0 {
+		return "", false
+	}
+	clients, _ := os.ReadFile(filepath.Join(d.pipe, "clients")) // none without the file
+	switch command[0] {
+	case "set_default_active_thread_percentage":
+		d.threads = command[1] + ".0"
+	case "get_default_active_thread_percentage":
+		return d.threads + "\n", false
+	case "set_default_device_pinned_mem_limit":
+		if d.mode != noLimits {
+			d.memory = command[2]
+		}
+	case "get_default_device_pinned_mem_limit":
+		if d.mode == strangeWords {
+			return "limit: some\n", false
+		}
+		return d.memory + "\n", false
+	case "get_server_list":
+		if len(clients) > 0 {
+			return "4711\n", false
+		}
+	case "get_client_list":
+		return string(clients), false
+	case "quit":
+		return "", true
+	default:
+		return "Unknown command\n", false
+	}
+	return "", false
+}
