@@ -28,6 +28,7 @@ func (t *Tracker) admit(now time.Time, s Signal, board gpu.ID) bool {
 		t.breakers[s] = b
 	}
 	if b.tripped {
+		b.last = now
 		return false
 	}
 	for id, at := range b.condemned {
@@ -36,7 +37,7 @@ func (t *Tracker) admit(now time.Time, s Signal, board gpu.ID) bool {
 		}
 	}
 	if _, again := b.condemned[board]; !again && len(b.condemned) >= t.bound() {
-		b.tripped, b.since = true, now
+		b.tripped, b.since, b.last = true, now, now
 		return false
 	}
 	b.condemned[board] = now

@@ -3,6 +3,7 @@ package health
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -79,9 +80,6 @@ func (t *Tracker) begin(now time.Time, u *unit, s sighting) {
 	if c == nil || c.mild && !s.mild {
 		c = &condition{first: now, text: oneLine(s.text), action: s.action, mild: s.mild}
 		u.conditions[s.signal] = c
-		if t.verdict(u, s.signal, c).condemns() && !r.hard {
-			c.suppressed = !t.admit(now, s.signal, u.board)
-		}
 	}
 	if s.signal == Lost {
 		c.text, c.action = oneLine(s.text), s.action // how it is lost may change
@@ -117,9 +115,37 @@ func (t *Tracker) reset(id gpu.ID) {
 }
 
 // settleAll brings the states of all devices in line with their conditions.
+// Boards go first to last: which of them the circuit breaker stops must not be
+// left to chance.
 func (t *Tracker) settleAll(now time.Time) {
-	for _, u := range t.units {
+	units := slices.SortedFunc(maps.Values(t.units), func(a, b *unit) int {
+		return cmp.Or(t.indexOf(a)-t.indexOf(b), cmp.Compare(a.id, b.id))
+	})
+	for _, u := range units {
+		t.judge(now, u)
 		t.settle(now, u)
+	}
+}
+
+func (t *Tracker) indexOf(u *unit) int {
+	if b := t.boards[u.board]; b != nil {
+		return b.index
+	}
+	return 0
+}
+
+// judge asks the circuit breaker about conditions that condemn a device from
+// now on.
+func (t *Tracker) judge(now time.Time, u *unit) {
+	for _, s := range slices.Sorted(maps.Keys(u.conditions)) {
+		c := u.conditions[s]
+		if c.judged || !t.verdict(u, s, c).condemns() {
+			continue
+		}
+		c.judged = true
+		if !t.rule(s).hard {
+			c.suppressed = !t.admit(now, s, u.board)
+		}
 	}
 }
 

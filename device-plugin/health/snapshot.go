@@ -14,7 +14,7 @@ import (
 // snapshot is the stored form of a tracker, health.json:
 //
 //	{"version":1,"boot":"5f0c...","written":"2026-01-02T15:04:05Z",
-//	 "boards":{"GPU-...":{"index":0,"baseline":{"energy_mj":812,"nvlinks":{"0":true}}}},
+//	 "boards":{"GPU-...":{"index":0,"mig":true,"slices":[{"id":"MIG-...","index":0}],"baseline":{"energy_mj":812,"nvlinks":{"0":true}}}},
 //	 "devices":{"GPU-...":{"board":"GPU-...","state":"condemned","since":"...","cause":"Xid 79: ...",
 //	   "action":"end","conditions":{"xid-79":{"first":"...","last":"...","count":1}},"attempts":1}},
 //	 "breakers":{"thermal-slowdown":{"condemned":{"GPU-...":"..."},"tripped":false}},
@@ -32,9 +32,19 @@ type snapshot struct {
 }
 
 type storedBoard struct {
-	Index    int      `json:"index"`
-	Product  string   `json:"product,omitempty"`
-	Baseline baseline `json:"baseline"`
+	Index    int           `json:"index"`
+	Product  string        `json:"product,omitempty"`
+	MIG      bool          `json:"mig,omitempty"`
+	Slices   []storedSlice `json:"slices,omitempty"`
+	Baseline baseline      `json:"baseline"`
+}
+
+type storedSlice struct {
+	ID              gpu.ID `json:"id"`
+	Index           int    `json:"index"`
+	Profile         string `json:"mig_profile,omitempty"`
+	GPUInstance     *int   `json:"gpu_instance,omitempty"`
+	ComputeInstance *int   `json:"compute_instance,omitempty"`
 }
 
 type storedUnit struct {
@@ -59,6 +69,7 @@ type storedCondition struct {
 	Text       string           `json:"text,omitempty"`
 	Action     gpustatus.Action `json:"action,omitempty"`
 	Mild       bool             `json:"mild,omitempty"`
+	Judged     bool             `json:"judged,omitempty"` // by the circuit breaker
 	Suppressed bool             `json:"suppressed,omitempty"`
 }
 
@@ -91,7 +102,11 @@ func (t *Tracker) Snapshot(now time.Time) ([]byte, error) {
 		Boards: map[gpu.ID]storedBoard{}, Devices: map[gpu.ID]storedUnit{}, Breakers: map[Signal]storedBreaker{},
 	}
 	for id, b := range t.boards {
-		s.Boards[id] = storedBoard{Index: b.index, Product: b.product, Baseline: b.base}
+		stored := storedBoard{Index: b.index, Product: b.product, MIG: b.mig, Baseline: b.base}
+		for _, s := range b.slices {
+			stored.Slices = append(stored.Slices, storedSlice{s.ID, s.Index, s.Profile, s.GPUInstance, s.ComputeInstance})
+		}
+		s.Boards[id] = stored
 	}
 	for id, u := range t.units {
 		stored := storedUnit{
@@ -101,7 +116,7 @@ func (t *Tracker) Snapshot(now time.Time) ([]byte, error) {
 		}
 		for signal, c := range u.conditions {
 			stored.Conditions[signal] = storedCondition{
-				First: c.first, Last: c.last, Count: c.count, Text: c.text, Action: c.action, Mild: c.mild, Suppressed: c.suppressed,
+				First: c.first, Last: c.last, Count: c.count, Text: c.text, Action: c.action, Mild: c.mild, Judged: c.judged, Suppressed: c.suppressed,
 			}
 		}
 		for code, n := range u.tallies {
@@ -131,20 +146,26 @@ func (t *Tracker) Restore(now time.Time, data []byte) error {
 		if b.Baseline.Links == nil {
 			b.Baseline.Links = map[int]bool{}
 		}
-		t.boards[id] = &board{index: b.Index, product: b.Product, base: b.Baseline}
+		restored := &board{index: b.Index, product: b.Product, mig: b.MIG, base: b.Baseline}
+		for _, s := range b.Slices {
+			restored.slices = append(restored.slices, gpu.Slice{
+				ID: s.ID, Index: s.Index, Profile: s.Profile, GPUInstance: s.GPUInstance, ComputeInstance: s.ComputeInstance,
+			})
+		}
+		t.boards[id] = restored
 		t.unit(now, id, id)
 	}
 	for id, d := range s.Devices {
 		u := t.unit(now, id, d.Board)
 		u.state, u.since, u.cause, u.back, u.action = d.State, d.Since, d.Cause, d.Back, d.Action
-		u.attempts, u.refusal = d.Attempts, d.Refusal
+		u.attempts, u.refusal = min(d.Attempts, t.config.MaxAttempts), d.Refusal
 		u.holdUntil, u.returned = value(d.HoldUntil), value(d.Returned)
 		if latest := now.Add(t.config.MaxHoldDown); u.holdUntil.After(latest) {
 			u.holdUntil = latest // the clock was ahead, or the setting was longer
 		}
 		for signal, c := range d.Conditions {
 			u.conditions[signal] = &condition{
-				first: c.First, last: c.Last, count: c.Count, text: c.Text, action: c.Action, mild: c.Mild, suppressed: c.Suppressed,
+				first: c.First, last: c.Last, count: c.Count, text: c.Text, action: c.Action, mild: c.Mild, judged: c.Judged, suppressed: c.Suppressed,
 			}
 		}
 		for code, n := range d.XIDs {
@@ -183,8 +204,8 @@ func parseSnapshot(data []byte) (snapshot, error) {
 		return s, fmt.Errorf("it has more than %d devices", maxStored)
 	}
 	for id, b := range s.Boards {
-		if id == "" || len(b.Baseline.Links) > maxStored {
-			return s, errors.New("it has a board without an ID, or with too many links")
+		if id == "" || len(b.Baseline.Links) > maxStored || len(b.Slices) > maxStored {
+			return s, errors.New("it has a board without an ID, or with too many links or slices")
 		}
 	}
 	for id, d := range s.Devices {

@@ -99,8 +99,9 @@ type condition struct {
 	action gpustatus.Action
 	// mild conditions do not condemn, whatever the rule.
 	mild bool
-	// suppressed is set where the circuit breaker kept it from condemning.
-	suppressed bool
+	// judged is set when the circuit breaker was asked about it, and
+	// suppressed if that kept it from condemning.
+	judged, suppressed bool
 }
 
 // tallied counts an Xid code.
