@@ -20,11 +20,9 @@ const (
 	collectPeriod = 15 * time.Second
 )
 
-// newExporter makes what answers to Prometheus; nil if that is off.
+// newExporter makes what keeps the last readings, and answers to Prometheus if
+// that is on.
 func (n *node) newExporter() *metrics.Exporter {
-	if n.settings.metricsAddress == "" {
-		return nil
-	}
 	return metrics.New(metrics.Config{
 		Node: n.settings.nodeName(), Tasks: attribution.New(attribution.Config{}).Tasks,
 		Ages: metrics.Ages{
@@ -74,8 +72,7 @@ func (n *node) collect(ctx context.Context) error {
 	}
 }
 
-// sample reads the devices on offer, and for the metrics the boards that they
-// are slices of.
+// sample reads the devices on offer, and the boards that they are slices of.
 func (n *node) sample(ctx context.Context, o gpu.Offer) (map[gpu.ID]gpu.Sample, error) {
 	var ids []gpu.ID
 	add := func(id gpu.ID) {
@@ -85,9 +82,7 @@ func (n *node) sample(ctx context.Context, o gpu.Offer) (map[gpu.ID]gpu.Sample, 
 	}
 	for _, d := range o.Devices {
 		add(d.Hardware)
-		if n.exporter != nil {
-			add(d.Parent)
-		}
+		add(d.Parent)
 	}
 	if len(ids) == 0 {
 		return nil, nil
@@ -97,8 +92,6 @@ func (n *node) sample(ctx context.Context, o gpu.Offer) (map[gpu.ID]gpu.Sample, 
 	n.mu.Lock()
 	n.sampledAt = started
 	n.mu.Unlock()
-	if n.exporter != nil {
-		n.exporter.Samples(started, samples, err)
-	}
+	n.exporter.Samples(started, samples, err)
 	return samples, err
 }

@@ -25,8 +25,7 @@ func (n *node) newMonitor() (*monitor.Monitor, error) {
 	if n.machine.events != nil {
 		c.Watcher = heardEvents{n}
 	}
-	c.Vitals = n.machine.vitals
-	if n.machine.vitals != nil && n.exporter != nil {
+	if n.machine.vitals != nil {
 		c.Vitals = n.exporter.Reader(n.machine.vitals)
 	}
 	return monitor.New(c)

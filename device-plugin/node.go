@@ -40,7 +40,7 @@ type node struct {
 	settings settings
 	report   reporter
 	health   judge
-	exporter *metrics.Exporter // nil if metrics are off
+	exporter *metrics.Exporter
 
 	started sync.Once
 	stop    context.CancelFunc
@@ -106,7 +106,7 @@ func (n *node) start(ctx context.Context) {
 		if n.settings.cdiDir != "" {
 			n.run(parts, "writing CDI devices", n.onChange(n.writeCDI))
 		}
-		if n.exporter != nil {
+		if n.settings.metricsAddress != "" {
 			n.run(parts, "serving metrics", n.export)
 			n.run(parts, "sampling for metrics", n.sampleOften)
 			n.run(parts, "collecting for metrics", n.collect)
@@ -227,9 +227,7 @@ func (n *node) look(ctx context.Context) error {
 		n.state = n.state.Failed(err.Error())
 		n.health.ObserveFailure(err)
 	}
-	if n.exporter != nil {
-		n.exporter.Looked(started, err)
-	}
+	n.exporter.Looked(started, err)
 	n.report.trouble(err, len(n.state.Devices))
 	n.known["health"] = gpu.Overlay{Faults: n.health.Faults()}
 	n.renew()
@@ -255,10 +253,8 @@ func (n *node) renew() {
 	before := n.offer
 	n.offer = n.state.Offer(n.settings.policy, gpu.Merge(known...))
 	n.report.devices(before, n.offer, n.known["health"].Faults)
-	if n.exporter != nil {
-		n.exporter.Devices(n.state.DriverVersion, n.offer.Devices, n.boards)
-		n.exporter.Health(n.health.Report())
-	}
+	n.exporter.Devices(n.state.DriverVersion, n.offer.Devices, n.boards)
+	n.exporter.Health(n.health.Report())
 	groups := n.offer.Groups()
 	if !reflect.DeepEqual(groups, n.groups) {
 		n.groups = groups
@@ -344,11 +340,10 @@ func (n *node) stats(ctx context.Context) ([]device.GroupStats, error) {
 		}
 	}
 	offer, _, _ := n.current()
-	samples, err := n.sample(ctx, offer)
-	if err != nil {
+	if _, err := n.sample(ctx, offer); err != nil {
 		return nil, err
 	}
-	return gpu.Stats(offer.Devices, gpu.Readings{Samples: samples}), nil
+	return gpu.Stats(offer.Devices, n.exporter.Latest()), nil
 }
 
 // access is how a task reaches what enforces the limits of its replica.

@@ -38,7 +38,12 @@ type Config struct {
 	Now   func() time.Time // nil is time.Now
 }
 
-// Ages are how old readings of each kind may be.
+// minAge keeps what is read very often from having gaps when a reading takes
+// long.
+const minAge = 10 * time.Second
+
+// Ages are how old readings of each kind may be. None may be less than 10
+// seconds.
 type Ages struct {
 	Inventory time.Duration // 0 is 3 minutes
 	Samples   time.Duration // 0 is 15 seconds
@@ -68,11 +73,13 @@ type snapshot struct {
 	vitals  map[gpu.ID]gpu.Vitals
 	nvlink  map[gpu.ID]float64 // MB/s
 	use     map[gpu.ID]use
-	untold  int            // tasks beyond maxTasks
-	health  *health.Report // nil before the first
-	phases  map[gpu.ID]string
-	network []sysfs.Interface
-	rdma    []sysfs.RDMADevice
+	// processes are those behind use.
+	processes []gpu.Process
+	untold    int            // tasks beyond maxTasks
+	health    *health.Report // nil before the first
+	phases    map[gpu.ID]string
+	network   []sysfs.Interface
+	rdma      []sysfs.RDMADevice
 }
 
 // New makes an Exporter, which shows nothing yet but itself.
@@ -80,10 +87,11 @@ func New(c Config) *Exporter {
 	if c.Node == "" {
 		c.Node, _ = os.Hostname() // without a name the label is left out
 	}
+	least := func(age, otherwise time.Duration) time.Duration { return max(cmp.Or(age, otherwise), minAge) }
 	c.Ages = Ages{
-		Inventory: cmp.Or(c.Ages.Inventory, 3*time.Minute), Samples: cmp.Or(c.Ages.Samples, 15*time.Second),
-		Vitals: cmp.Or(c.Ages.Vitals, 2*time.Minute), Processes: cmp.Or(c.Ages.Processes, time.Minute),
-		Network: cmp.Or(c.Ages.Network, time.Minute),
+		Inventory: least(c.Ages.Inventory, 3*time.Minute), Samples: least(c.Ages.Samples, 15*time.Second),
+		Vitals: least(c.Ages.Vitals, 2*time.Minute), Processes: least(c.Ages.Processes, time.Minute),
+		Network: least(c.Ages.Network, time.Minute),
 	}
 	if c.Tasks == nil {
 		c.Tasks = func([]int) map[int]attribution.Task { return nil }
@@ -183,6 +191,7 @@ func (e *Exporter) Processes(started time.Time, processes []gpu.Process, err err
 		return
 	}
 	e.snapshot.use, e.snapshot.untold = usesOf(processes, tasks)
+	e.snapshot.processes = merged(processes)
 	e.attribute()
 }
 
@@ -207,6 +216,26 @@ func (e *Exporter) Network(started time.Time, interfaces []sysfs.Interface, rdma
 	if e.collected("network", started, err) {
 		e.snapshot.network, e.snapshot.rdma = interfaces, rdma
 	}
+}
+
+// Latest are the readings that are not too old to be shown.
+func (e *Exporter) Latest() gpu.Readings {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := page{snapshot: e.snapshot, now: e.Now(), ages: e.Ages, collections: e.collections}
+	r := gpu.Readings{Samples: make(map[gpu.ID]gpu.Sample), Vitals: make(map[gpu.ID]gpu.Vitals)}
+	for _, row := range p.rows() {
+		if row.sample != nil {
+			r.Samples[row.id] = *row.sample
+		}
+		if row.vitals != nil {
+			r.Vitals[row.id] = *row.vitals
+		}
+	}
+	if p.fresh("processes", p.ages.Processes) {
+		r.Processes = p.processes
+	}
+	return r
 }
 
 // Serve answers requests for /metrics at an address ("127.0.0.1:9445") until

@@ -372,3 +372,22 @@ func (d *discard) Header() http.Header { return d.header }
 func (d *discard) Write(b []byte) (int, error) { d.bytes += len(b); return len(b), nil }
 
 func (d *discard) WriteHeader(int) {}
+
+// TestLatest: Nomad's statistics have what is shown, and no more.
+func TestLatest(t *testing.T) {
+	r := newRig(Config{})
+	r.show(board(0, "A100"))
+	if got := r.Latest(); len(got.Samples)+len(got.Vitals) > 0 || got.Processes != nil {
+		t.Errorf("before any reading: %+v", got)
+	}
+	r.Samples(start, map[gpu.ID]gpu.Sample{"GPU-0": sample()}, nil)
+	r.Vitals(start, nil, map[gpu.ID]gpu.Vitals{"GPU-0": ampere(start, 1)}, nil)
+	r.Processes(start, nil, nil)
+	if got := r.Latest(); len(got.Samples) != 1 || len(got.Vitals) != 1 || got.Processes == nil {
+		t.Errorf("after all: %+v", got)
+	}
+	r.now = start.Add(61 * time.Second)
+	if got := r.Latest(); len(got.Samples) != 0 || len(got.Vitals) != 1 || got.Processes != nil {
+		t.Errorf("a minute later: %+v", got)
+	}
+}

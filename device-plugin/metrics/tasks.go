@@ -102,7 +102,7 @@ func merged(processes []gpu.Process) []gpu.Process {
 		pid    int
 	}
 	at := make(map[key]int, len(processes))
-	var list []gpu.Process
+	list := make([]gpu.Process, 0, len(processes))
 	for _, p := range processes {
 		k := key{p.Device, p.PID}
 		i, listed := at[k]
