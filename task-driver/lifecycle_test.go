@@ -164,6 +164,20 @@ func TestSignal(t *testing.T) {
 	}
 }
 
+// Who asks for a checkpoint does not end a task that makes none when asked.
+func TestSignalForACheckpointIsHarmless(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, nil)
+	c := n.task(shell(`exec sleep 1000`))
+	n.start(c)
+	if err := n.driver().SignalTask(n.ctx(), c.ID, "SIGUSR1"); err == nil || !strings.Contains(err.Error(), "handles no SIGUSR1") {
+		t.Errorf("SIGUSR1: %v, want a refusal", err)
+	}
+	if pid, _ := n.pids(c); !alive(pid) {
+		t.Error("the task has ended")
+	}
+}
+
 func TestDestroy(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)

@@ -208,6 +208,11 @@ func (d *Driver) SignalTask(_ context.Context, id string, signal string) error {
 	if err != nil {
 		return err
 	}
+	// SIGUSR1 asks for a checkpoint. It ends a command that does not know it,
+	// which nobody wants who asks for that.
+	if sig == syscall.SIGUSR1 && h.running.Command.Alive() && !h.running.Command.Catches(sig) {
+		return fmt.Errorf("sending %s to the task: its command handles no SIGUSR1, so it was not sent; it would have ended the command", signal)
+	}
 	if err := h.running.Command.Signal(sig); err != nil {
 		return fmt.Errorf("sending %s to the task: %w", signal, err)
 	}
