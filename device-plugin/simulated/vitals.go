@@ -34,7 +34,7 @@ func (v boardView) vitals(m Machine, on occupants, now time.Time) gpu.Vitals {
 	r := gpu.Vitals{
 		Time: now, TemperatureC: sample.TemperatureC, MemoryTemperatureC: sample.MemoryTemperatureC,
 		SlowdownTemperatureC: positive(v.model.slowdownC), ShutdownTemperatureC: positive(v.model.shutdownC),
-		Throttle: slices.Concat([]gpu.ThrottleReason{}, v.throttled()), EnergyMJ: sample.EnergyMJ,
+		Throttle: append([]gpu.ThrottleReason{}, v.throttled()...), EnergyMJ: sample.EnergyMJ,
 		PowerViolation: &v.powerViolation, ThermalViolation: &v.thermalViolation,
 		PCIe: v.pcie(busy), NVLinks: v.links(m, now), FabricState: v.fabric(m),
 		RecoveryAction: "none",
