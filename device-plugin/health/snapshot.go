@@ -282,3 +282,12 @@ func value(t *time.Time) time.Time {
 	}
 	return *t
 }
+
+// ReadReport is what a snapshot tells people, and when it was written.
+func ReadReport(data []byte) (Report, time.Time, error) {
+	s, err := parseSnapshot(data)
+	if err != nil {
+		return Report{}, time.Time{}, fmt.Errorf("reading the stored health of the GPUs: %w", err)
+	}
+	return s.Report, s.Written, nil
+}

@@ -19,10 +19,13 @@ const checkGap = 2 * time.Second
 
 // check finds out whether a device may return to service.
 func (m *Monitor) check(ctx context.Context, c health.Check) {
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.checking, c.Device)
+		wake(m.kick) // it may be due again
+	}()
 	err := m.examine(ctx, c)
-	m.mu.Lock()
-	delete(m.checking, c.Device)
-	m.mu.Unlock()
 	if ctx.Err() != nil {
 		return // the plugin ends: this was no attempt
 	}

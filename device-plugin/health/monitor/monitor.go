@@ -89,17 +89,37 @@ func BootID() string {
 	return strings.TrimSpace(string(id))
 }
 
-// Run watches until ctx ends. It leaves calls behind that do not return.
+// Run watches until ctx ends. It leaves calls behind that do not return. An
+// error is that something panicked; it may be run again.
 func (m *Monitor) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	failed := make(chan error, 1)
+	apart := func(f func()) {
+		go func() {
+			defer func() {
+				if r := recover(); r != nil {
+					select {
+					case failed <- fmt.Errorf("watching the health of the GPUs panicked: %v", r):
+					default: // one is reported
+					}
+				}
+			}()
+			f()
+		}()
+	}
 	if m.config.Watcher != nil {
-		go m.watch(ctx)
+		apart(func() { m.watch(ctx) })
 	}
 	if m.config.Vitals != nil {
-		go m.readVitals(ctx)
+		apart(func() { m.readVitals(ctx) })
 	}
 	var published map[gpu.ID]gpu.Fault
 	for {
-		faults, next := m.step(ctx)
+		faults, due, next := m.step()
+		for _, c := range due {
+			apart(func() { m.check(ctx, c) })
+		}
 		wake(m.dirty)
 		if published == nil || !reflect.DeepEqual(faults, published) {
 			published = faults
@@ -112,6 +132,9 @@ func (m *Monitor) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
+		case err := <-failed:
+			timer.Stop()
+			return err
 		case <-m.kick:
 		case <-timer.C:
 		}
@@ -119,18 +142,20 @@ func (m *Monitor) Run(ctx context.Context) error {
 	}
 }
 
-// step does what is due, and tells when to come again.
-func (m *Monitor) step(ctx context.Context) (map[gpu.ID]gpu.Fault, time.Duration) {
+// step does what the time asks for, and tells which devices are to be checked
+// and when to come again.
+func (m *Monitor) step() (map[gpu.ID]gpu.Fault, []health.Check, time.Duration) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before := m.tracker.Report()
 	m.stalled(now)
 	m.tracker.Tick(now)
+	var due []health.Check
 	for _, c := range m.tracker.Due(now) {
 		if !m.checking[c.Device] {
 			m.checking[c.Device] = true
-			go m.check(ctx, c)
+			due = append(due, c)
 		}
 	}
 	m.tell(before)
@@ -138,7 +163,7 @@ func (m *Monitor) step(ctx context.Context) (map[gpu.ID]gpu.Fault, time.Duration
 	if next := m.tracker.Next(now); !next.IsZero() {
 		pause = min(pause, next.Sub(now))
 	}
-	return m.tracker.Faults(), pause
+	return m.tracker.Faults(), due, pause
 }
 
 // stalled notices that the vitals have not been answered for too long.
@@ -152,12 +177,12 @@ func (m *Monitor) stalled(now time.Time) {
 
 // observe lets the tracker take something, and has the consequences drawn.
 func (m *Monitor) observe(f func(now time.Time, t *health.Tracker)) {
+	defer wake(m.kick)
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	before := m.tracker.Report()
 	f(time.Now(), m.tracker)
 	m.tell(before)
-	m.mu.Unlock()
-	wake(m.kick)
 }
 
 func wake(c chan struct{}) {

@@ -180,7 +180,7 @@ func TestErrorsDuringCheck(t *testing.T) {
 		<-w.published
 		time.Sleep(2*time.Minute + 16*time.Second) // into the check, about
 		for i := range int64(20) {
-			m.set(func() { m.vitals["GPU-0"].ECC.VolatileUncorrected = ref(i + 1) })
+			m.set(func() { m.vitals["GPU-0"] = gpu.Vitals{ECC: &gpu.ECC{VolatileUncorrected: ref(i + 1)}} })
 			time.Sleep(time.Second)
 		}
 		time.Sleep(time.Hour)
