@@ -305,7 +305,7 @@ func (s *Source) watchFiles() {
 			if !sameFile(last[s.faultFile], now[s.faultFile]) {
 				s.reload()
 			}
-			if !sameFile(last[s.store.path], now[s.store.path]) {
+			if state := now[s.store.path]; !sameFile(last[s.store.path], state) && !s.store.wrote(state) {
 				wake(s.changes)
 			}
 			last = now

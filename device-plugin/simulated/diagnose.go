@@ -41,18 +41,6 @@ func rangeOf(body hcl.Body, attribute string, fallback hcl.Range) hcl.Range {
 	return fallback
 }
 
-// startOf is the place of a block without a label.
-func startOf(body hcl.Body) hcl.Range {
-	r := body.MissingItemRange()
-	attributes, _ := body.JustAttributes()
-	for _, a := range attributes {
-		if a.Range.Start.Byte < r.Start.Byte {
-			r = a.Range
-		}
-	}
-	return r
-}
-
 func problem(at hcl.Range, text string) *hcl.Diagnostic {
 	return &hcl.Diagnostic{Severity: hcl.DiagError, Summary: text, Subject: &at}
 }

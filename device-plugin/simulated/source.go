@@ -15,6 +15,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -34,8 +36,8 @@ type Config struct {
 	FaultFile string
 	// Script is what happens where there is no FaultFile.
 	Script Script
-	// StateFile keeps what outlives the process; "" keeps nothing. Its folder
-	// must exist.
+	// StateFile keeps what outlives the process; "" keeps nothing, and so does
+	// a file in a folder that does not exist.
 	StateFile string
 	Logger    hclog.Logger // nil discards
 	// ProcDir is where the processes of this host are; "" is /proc.
@@ -87,6 +89,10 @@ func New(c Config) *Source {
 	if c.Booted.IsZero() {
 		c.Booted = hostBooted()
 	}
+	if dir := filepath.Dir(c.StateFile); c.StateFile != "" && !isFolder(dir) {
+		c.Logger.Debug("the state of the simulated GPUs is kept in memory only", "missing", dir)
+		c.StateFile = ""
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Source{
 		machine: c.Machine, faultFile: c.FaultFile, log: c.Logger, booted: c.Booted,
@@ -110,6 +116,11 @@ func New(c Config) *Source {
 	}
 	s.background.Go(s.clock)
 	return s
+}
+
+func isFolder(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
 
 // hostBooted is when this host was booted, to the second.

@@ -60,6 +60,14 @@ type store struct {
 	mu    sync.Mutex
 	value stored
 	file  os.FileInfo // of the value; nil is none
+	own   os.FileInfo // of what this process wrote last
+}
+
+// wrote reports whether a file is what this process wrote last.
+func (s *store) wrote(file os.FileInfo) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.own != nil && sameFile(s.own, file)
 }
 
 // view is the value at present. It is not to be changed.
@@ -104,6 +112,7 @@ func (s *store) update(change func(*stored) error) error {
 	}
 	s.value = next
 	s.file, _ = os.Stat(s.path)
+	s.own = s.file
 	return nil
 }
 

@@ -36,7 +36,7 @@ type driverBlock struct {
 const reasonUnloaded = "the NVIDIA kernel module is not loaded; run nvidia-smi to see why"
 
 func (r *scriptReader) driver(b driverBlock) {
-	start := startOf(b.Body)
+	start := b.Body.MissingItemRange()
 	sched, diags := timing{b.At, b.For, b.Every, b.Times, b.Body}.schedule(start)
 	r.diags = append(r.diags, diags...)
 	t := &driverTrouble{err: b.Error, hang: b.Hang, reload: b.Reload, delay: r.delay(b.Body, start, b.Delay)}

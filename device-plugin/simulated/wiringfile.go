@@ -100,7 +100,7 @@ func (f machineFile) wiring(boards []board) (wiring, hcl.Diagnostics) {
 		w.nics = append(w.nics, topology.NIC{Name: b.Name, Netdev: b.Netdev, PCIBusID: b.PCIBusID, RDMA: b.RDMA == nil || *b.RDMA})
 	}
 	for _, b := range f.Switches {
-		start := startOf(b.Body)
+		start := b.Body.MissingItemRange()
 		w.switches = append(w.switches, cluster{
 			boards: r.members(b.Body, start, b.Boards), nics: r.cards(b.Body, start, b.NICs),
 			kind: r.kind(b.Body, start, b.Between, topology.Bridges, topology.SameBoard),
@@ -193,7 +193,7 @@ func (r *wiringReader) numa(blocks []numaBlock, w *wiring) {
 
 func (r *wiringReader) nvlink(b nvlinkBlock) (nvlinkGroup, bool) {
 	before := len(r.diags)
-	start := startOf(b.Body)
+	start := b.Body.MissingItemRange()
 	boards := r.members(b.Body, start, b.Boards)
 	if len(r.diags) == before && len(boards) < 2 {
 		r.wrong(rangeOf(b.Body, "boards", start), "NVLink connects at least two boards")
@@ -228,6 +228,6 @@ func (r *wiringReader) overlap(b nvlinkBlock, groups []nvlinkGroup, g nvlinkGrou
 		}
 	}
 	if len(over) > 0 {
-		r.wrong(rangeOf(b.Body, "boards", startOf(b.Body)), "board %s would have more NVLinks than the %d it has; set links", strings.Join(over, ", "), r.boards[g.boards[0]].nvlinks)
+		r.wrong(rangeOf(b.Body, "boards", b.Body.MissingItemRange()), "board %s would have more NVLinks than the %d it has; set links", strings.Join(over, ", "), r.boards[g.boards[0]].nvlinks)
 	}
 }
