@@ -14,13 +14,7 @@ func (n *node) newMonitor() (*monitor.Monitor, error) {
 	c := monitor.Config{
 		Health: n.settings.health, Boot: monitor.BootID(), Inventory: n.machine.Inventory,
 		File: filepath.Join(n.settings.stateDir, monitor.FileName), Log: n.log.Named("health"),
-		Publish: func(map[gpu.ID]gpu.Fault) {
-			// A look may have published newer ones meanwhile.
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			n.known["health"] = gpu.Overlay{Faults: n.health.Faults()}
-			n.renew()
-		},
+		Publish: func(map[gpu.ID]gpu.Fault) { n.again() }, // asks for the latest itself
 	}
 	if n.machine.events != nil {
 		c.Watcher = heardEvents{n}

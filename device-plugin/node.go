@@ -15,7 +15,7 @@ import (
 	"github.com/drover-ml/drover/device-plugin/gpu"
 	"github.com/drover-ml/drover/device-plugin/health"
 	"github.com/drover-ml/drover/device-plugin/metrics"
-	"github.com/drover-ml/drover/device-plugin/sharing"
+	"github.com/drover-ml/drover/device-plugin/sharing/mps"
 	"github.com/drover-ml/drover/device-plugin/topology"
 	"github.com/drover-ml/drover/internal/gpustatus"
 	"github.com/drover-ml/drover/nomadplugin/device"
@@ -41,6 +41,7 @@ type node struct {
 	report   reporter
 	health   judge
 	exporter *metrics.Exporter
+	daemons  *mps.Daemons // nil on a simulated machine
 
 	started sync.Once
 	stop    context.CancelFunc
@@ -78,6 +79,7 @@ func newNode(log hclog.Logger, src gpu.Source, s settings) (*node, error) {
 		kick: make(chan struct{}, 1), known: map[string]gpu.Overlay{}, changed: make(chan struct{}),
 	}
 	n.exporter = n.newExporter()
+	n.daemons = n.newDaemons()
 	var err error
 	n.health, err = n.newMonitor()
 	return n, err
@@ -229,7 +231,6 @@ func (n *node) look(ctx context.Context) error {
 	}
 	n.exporter.Looked(started, err)
 	n.report.trouble(err, len(n.state.Devices))
-	n.known["health"] = gpu.Overlay{Faults: n.health.Faults()}
 	n.renew()
 	return err
 }
@@ -242,17 +243,24 @@ func (n *node) put(part string, o gpu.Overlay) {
 	n.renew()
 }
 
+// again makes the offer anew, since something that it is made of has changed.
+func (n *node) again() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.renew()
+}
+
 // renew makes the offer anew, and tells of it if it is another. The lock is
 // held.
 func (n *node) renew() {
-	var known []gpu.Overlay
+	found := n.health.Faults()
+	known := []gpu.Overlay{{Faults: found}, n.shared()}
 	for _, part := range slices.Sorted(maps.Keys(n.known)) {
 		known = append(known, n.known[part])
 	}
-	known = append(known, shared(n.settings.sharing, n.state.Devices))
 	before := n.offer
 	n.offer = n.state.Offer(n.settings.policy, gpu.Merge(known...))
-	n.report.devices(before, n.offer, n.known["health"].Faults)
+	n.report.devices(before, n.offer, found)
 	n.exporter.Devices(n.state.DriverVersion, n.offer.Devices, n.boards)
 	n.exporter.Health(n.health.Report())
 	groups := n.offer.Groups()
@@ -308,7 +316,7 @@ func (n *node) reserve(ctx context.Context, ids []gpu.ID) (*device.Reservation, 
 	}
 	r := offer.Reservation(devices)
 	addHints(r.Env, n.connections(), devices)
-	if err := addShares(r, n.settings.sharing, devices, n.access); err != nil {
+	if err := n.addShares(ctx, r, devices); err != nil {
 		return nil, err
 	}
 	if n.settings.stateDir != "" {
@@ -345,6 +353,3 @@ func (n *node) stats(ctx context.Context) ([]device.GroupStats, error) {
 	}
 	return gpu.Stats(offer.Devices, n.exporter.Latest()), nil
 }
-
-// access is how a task reaches what enforces the limits of its replica.
-func (n *node) access(sharing.Share) sharing.Access { return sharing.Access{} }

@@ -324,8 +324,8 @@ func TestReserveVanished(t *testing.T) {
 }
 
 func TestReserveShared(t *testing.T) {
-	block := map[string]any{"device": "index:0", "mode": "mps", "replicas": 4, "trust_tasks": true}
-	b := newBench(t, map[string]any{"sharing": []any{block, map[string]any{"device": "index:7", "mode": "time-slicing", "replicas": 2}}})
+	block := map[string]any{"device": "index:0", "mode": "mps", "replicas": 4}
+	b := newBench(t, map[string]any{"simulate": "h100", "sharing": []any{block, map[string]any{"device": "index:7", "mode": "time-slicing", "replicas": 2}}})
 	inv := boards("GPU-0", "GPU-1")
 	memory := int64(40960)
 	inv.Boards[0].Specs.MemoryMiB = &memory

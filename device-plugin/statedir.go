@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,10 +55,11 @@ func (n *node) withState(ctx context.Context) error {
 		return fmt.Errorf("tasks do not hear of failing GPUs: %w", err)
 	}
 	defer lock.Close()
-	ctx, stop := context.WithCancel(ctx)
-	kept := make(chan error, 1)
-	go func() { kept <- guard(func() error { return n.health.Keep(ctx) }) }()
-	err = n.keepStatus(ctx)
-	stop()
-	return errors.Join(err, <-kept)
+	parts, ctx := errgroup.WithContext(ctx)
+	parts.Go(func() error { return guard(func() error { return n.keepStatus(ctx) }) })
+	parts.Go(func() error { return guard(func() error { return n.health.Keep(ctx) }) })
+	if n.daemons != nil {
+		parts.Go(func() error { return guard(func() error { return n.runDaemons(ctx) }) })
+	}
+	return parts.Wait()
 }
