@@ -40,7 +40,8 @@ func program(t *testing.T, mode string) string {
 		t.Fatal(err)
 	}
 	script := filepath.Join(t.TempDir(), "nvidia-cuda-mps-control")
-	content := fmt.Sprintf("#!/bin/sh\nexport %s=%s\nexec %s \"$@\"\n", fakeVariable, mode, self)
+	// The race detector waits a second when a process ends.
+	content := fmt.Sprintf("#!/bin/sh\nexport GORACE=atexit_sleep_ms=0 %s=%s\nexec %s \"$@\"\n", fakeVariable, mode, self)
 	if err := os.WriteFile(script, []byte(content), 0o700); err != nil {
 		t.Fatal(err)
 	}

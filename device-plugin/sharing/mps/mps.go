@@ -145,7 +145,7 @@ var ErrNotEnforced = errors.New("the limits of its replicas are not enforced")
 // whether its limits hold this very moment.
 func (d *Daemons) Access(ctx context.Context, s sharing.Share) (sharing.Access, error) {
 	d.mu.Lock()
-	fault := d.faultLocked(s.Device)
+	fault := gpu.Worst(s.Fault(), d.faultLocked(s.Device))
 	d.mu.Unlock()
 	if !fault.OK() {
 		return sharing.Access{}, fmt.Errorf("%s: %w: %s", s.Device, ErrNotEnforced, fault.Reason)
