@@ -27,7 +27,7 @@ func (m migState) pending() bool { return m.Enabled != (m.Waiting != nil) }
 
 // after is the state of a board that last began anew at a time.
 func (m migState) after(loaded time.Time) migState {
-	if m.Waiting != nil && !loaded.Before(*m.Waiting) {
+	if m.Waiting != nil && loaded.After(*m.Waiting) {
 		return migState{Enabled: m.pending()}
 	}
 	return m
