@@ -7,11 +7,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
+	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/internal/gpustatus"
 )
 
 // listing is what `list -json` prints.
@@ -22,15 +25,17 @@ type listing struct {
 }
 
 type listedDevice struct {
-	ID        gpu.ID   `json:"id"`
-	Name      string   `json:"name"`
-	Parent    gpu.ID   `json:"parent,omitempty"` // of a MIG slice
-	MIG       string   `json:"mig_profile,omitempty"`
-	MemoryMiB *int64   `json:"memory_mib,omitempty"`
-	PCIBusID  string   `json:"pci_bus_id,omitempty"`
-	Healthy   bool     `json:"healthy"`
-	Reason    string   `json:"reason,omitempty"`
-	Nodes     []string `json:"device_nodes,omitempty"`
+	ID        gpu.ID `json:"id"`
+	Name      string `json:"name"`
+	Parent    gpu.ID `json:"parent,omitempty"` // of a MIG slice
+	MIG       string `json:"mig_profile,omitempty"`
+	MemoryMiB *int64 `json:"memory_mib,omitempty"`
+	PCIBusID  string `json:"pci_bus_id,omitempty"`
+	Healthy   bool   `json:"healthy"`
+	Reason    string `json:"reason,omitempty"`
+	// RunningWork is what becomes of the work on an unhealthy device.
+	RunningWork gpustatus.Action `json:"running_work,omitempty"`
+	Nodes       []string         `json:"device_nodes,omitempty"`
 }
 
 // listCommand prints the GPUs as the plugin would offer them.
@@ -56,11 +61,25 @@ func listCommand(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	for _, l := range inv.Lost {
 		fmt.Fprintf(stderr, "GPU %d does not tell its ID: %s\n", l.Index, l.Reason)
 	}
-	state := gpu.State{}.Next(inv)
+	offer := gpu.State{}.Next(inv).Offer(gpu.Policy{}, gpu.Overlay{Faults: knownFaults(s, stderr)})
 	if *asJSON {
-		return printJSON(stdout, state)
+		return printJSON(stdout, inv, offer)
 	}
-	return printTable(stdout, state)
+	return printTable(stdout, offer)
+}
+
+// knownFaults are what the plugin of the machine has found, if one keeps its
+// state there: it has watched, where a command sees a moment only.
+func knownFaults(s settings, stderr io.Writer) map[gpu.ID]gpu.Fault {
+	status, err := gpustatus.Read(filepath.Join(s.stateDir, statusFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		fmt.Fprintln(stderr, err)
+	}
+	faults := make(map[gpu.ID]gpu.Fault)
+	for _, d := range status.Devices {
+		faults[gpu.ID(d.ID)] = gpu.Fault{Reason: d.Reason, Action: d.Action}
+	}
+	return faults
 }
 
 // machineFlags adds the options that tell which machine a command is about.
@@ -73,16 +92,16 @@ func machineFlags(flags *flag.FlagSet) *Config {
 	return &config
 }
 
-func printJSON(w io.Writer, state gpu.State) error {
-	l := listing{DriverVersion: state.DriverVersion, CUDAVersion: state.CUDAVersion, Devices: []listedDevice{}}
-	for _, d := range state.Devices {
+func printJSON(w io.Writer, inv gpu.Inventory, offer gpu.Offer) error {
+	l := listing{DriverVersion: inv.DriverVersion, CUDAVersion: inv.CUDAVersion, Devices: []listedDevice{}}
+	for _, d := range offer.Devices {
 		parent := d.Parent
 		if parent == d.ID {
 			parent = ""
 		}
 		l.Devices = append(l.Devices, listedDevice{
 			ID: d.ID, Name: d.Name, Parent: parent, MIG: d.Profile, MemoryMiB: d.Specs.MemoryMiB,
-			PCIBusID: d.PCIBusID, Healthy: d.Fault.OK(), Reason: d.Fault.Reason, Nodes: d.Nodes,
+			PCIBusID: d.PCIBusID, Healthy: d.Fault.OK(), Reason: d.Fault.Reason, RunningWork: d.Fault.Action, Nodes: d.Nodes,
 		})
 	}
 	out := json.NewEncoder(w)
@@ -90,10 +109,10 @@ func printJSON(w io.Writer, state gpu.State) error {
 	return out.Encode(l)
 }
 
-func printTable(w io.Writer, state gpu.State) error {
+func printTable(w io.Writer, offer gpu.Offer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "ID\tNAME\tMEMORY\tPCI BUS ID\tHEALTH")
-	for _, d := range state.Devices {
+	for _, d := range offer.Devices {
 		memory, health := "-", "healthy"
 		if d.Specs.MemoryMiB != nil {
 			memory = fmt.Sprintf("%d MiB", *d.Specs.MemoryMiB)

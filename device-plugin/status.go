@@ -9,7 +9,10 @@ import (
 	"github.com/drover-ml/drover/internal/gpustatus"
 )
 
-func (n *node) statusPath() string { return filepath.Join(n.settings.stateDir, "status.json") }
+// statusFile is the name of the status file in the state folder.
+const statusFile = "status.json"
+
+func (n *node) statusPath() string { return filepath.Join(n.settings.stateDir, statusFile) }
 
 // keepStatus is a part that writes the status file.
 func (n *node) keepStatus(ctx context.Context) error {
