@@ -56,6 +56,22 @@ var scenes = map[string]func(*rig){
 		r.Tasks = tasks(map[int]attribution.Task{71: {Alloc: "a-1", Task: "main", Job: "train", Namespace: "default"}})
 		r.Processes(start, []gpu.Process{{PID: 71, Device: "MIG-0-1", Kind: gpu.ProcessCompute, MemoryMiB: n(10)}}, nil)
 	},
+	// Two tasks share a board, which is neither's; the driver tells what each
+	// has of it.
+	"shared": func(r *rig) {
+		r.show(board(0, "NVIDIA L4"))
+		r.Samples(start, map[gpu.ID]gpu.Sample{"GPU-0": {Time: start, GPUPercent: n(90), MemoryUsedMiB: n(700), MemoryTotalMiB: n(23034)}}, nil)
+		r.Tasks = tasks(map[int]attribution.Task{
+			7: {Alloc: "a-1", Task: "main", Job: "serve", Namespace: "default"}, 8: {Alloc: "a-1", Task: "main", Job: "serve", Namespace: "default"},
+			9: {Alloc: "b-2", Task: "main", Job: "embed", Namespace: "default"},
+		})
+		r.Processes(start, []gpu.Process{
+			{PID: 7, Device: "GPU-0", Kind: gpu.ProcessMPS, MemoryMiB: n(100), GPUPercent: n(30)},
+			{PID: 8, Device: "GPU-0", Kind: gpu.ProcessMPS, MemoryMiB: n(200), GPUPercent: n(10)},
+			{PID: 9, Device: "GPU-0", Kind: gpu.ProcessMPS, MemoryMiB: n(300)},
+			{PID: 10, Device: "GPU-0", Kind: gpu.ProcessCompute, MemoryMiB: n(100)},
+		}, nil)
+	},
 	// Profiling by the driver itself, a fault, tasks, the network.
 	"h100": func(r *rig) {
 		broken := board(1, "NVIDIA H100 80GB HBM3")
