@@ -29,6 +29,7 @@ type command struct {
 
 var commands = []command{
 	{"list", "print the GPUs and slices that the plugin offers", listCommand},
+	{"simulate", "check and print a simulated machine and what goes wrong with it", simulateCommand},
 	{"version", "print the version", versionCommand},
 }
 
