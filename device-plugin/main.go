@@ -29,7 +29,7 @@ type command struct {
 
 var commands = []command{
 	{"list", "print the GPUs and slices that the plugin offers", listCommand},
-	{"simulate", "check and print a simulated machine and what goes wrong with it", simulateCommand},
+	{"topo", "print how GPUs and network cards are connected", topoCommand},
 	{"version", "print the version", versionCommand},
 }
 

@@ -42,7 +42,7 @@ func (n *node) readTopology(ctx context.Context) error {
 
 func (n *node) learnTopology(ctx context.Context) error {
 	offer, _, _ := n.current()
-	g, err := n.graph(ctx, offer)
+	g, err := n.machine.graph(ctx, offer.Devices, n.settings.machine != nil)
 	if err != nil {
 		return fmt.Errorf("reading the topology: %w", err)
 	}
@@ -53,24 +53,24 @@ func (n *node) learnTopology(ctx context.Context) error {
 	return nil
 }
 
-// graph is the topology as the source tells it. On the real machine the
-// kernel knows the rest.
-func (n *node) graph(ctx context.Context, o gpu.Offer) (topology.Graph, error) {
+// graph is the topology as the source tells it, with the boards of all devices.
+// On a machine that is not simulated the kernel knows the rest.
+func (m machine) graph(ctx context.Context, devices []gpu.Device, simulated bool) (topology.Graph, error) {
 	var g topology.Graph
-	if n.machine.wiring != nil {
+	if m.wiring != nil {
 		var err error
-		if g, err = n.machine.wiring.Topology(ctx); err != nil {
+		if g, err = m.wiring.Topology(ctx); err != nil {
 			return g, err
 		}
 	}
-	for _, d := range o.Devices {
+	for _, d := range devices {
 		if !slices.ContainsFunc(g.GPUs, func(known topology.GPU) bool { return known.ID == string(d.Parent) }) {
 			g.GPUs = append(g.GPUs, topology.GPU{
 				ID: string(d.Parent), Index: d.Board.Index, PCIBusID: d.PCIBusID, NUMANode: d.Board.NUMANode, CPUs: d.Board.CPUs,
 			})
 		}
 	}
-	if n.settings.machine == nil {
+	if !simulated {
 		g = sysfs.Complete(os.DirFS("/sys"), g)
 	}
 	return g.WithIslands(), nil

@@ -38,6 +38,11 @@ func Complete(root fs.FS, g topology.Graph) topology.Graph {
 			g.Links = appendLink(g.Links, gpu.ID, nic.Name, at)
 		}
 	}
+	for i, nic := range g.NICs {
+		for _, other := range g.NICs[i+1:] {
+			g.Links = appendLink(g.Links, nic.Name, other.Name, at)
+		}
+	}
 	return g
 }
 

@@ -165,7 +165,7 @@ func TestComplete(t *testing.T) {
 		a, b, link string
 	}{
 		{gpu0, gpu1, "PXB"}, {gpu0, gpu2, "NV4"}, {gpu1, gpu2, "PHB"}, {gpu0, gpu3, "SYS"},
-		{gpu0, "mlx5_0", "PIX"}, {gpu1, "mlx5_0", "PXB"}, {gpu2, "mlx5_0", "PHB"}, {gpu3, "mlx5_0", "SYS"}, {gpu0, "ens9", "NODE"},
+		{gpu0, "mlx5_0", "PIX"}, {gpu1, "mlx5_0", "PXB"}, {gpu2, "mlx5_0", "PHB"}, {gpu3, "mlx5_0", "SYS"}, {gpu0, "ens9", "NODE"}, {"mlx5_0", "ens9", "NODE"},
 		{gpu0, "GPU-gone", ""}, {"GPU-gone", "mlx5_0", ""},
 	} {
 		if got := g.Between(want.a, want.b).String(); got != want.link {

@@ -16,7 +16,7 @@ type Graph struct {
 	GPUs []GPU
 	NICs []NIC
 	// Links has the connection of each pair of GPUs, and of each GPU with each
-	// NIC, once.
+	// NIC, once; those of NICs with each other may be there too.
 	Links []Link
 }
 

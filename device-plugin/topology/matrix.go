@@ -3,6 +3,7 @@ package topology
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -22,7 +23,8 @@ Legend:
 `
 
 // WriteMatrix prints the graph as nvidia-smi topo -m does. ParseMatrix reads
-// it.
+// it. NICs have rows if it is known how they are connected with each other; how
+// they are with GPUs is in the rows of those.
 func (g Graph) WriteMatrix(w io.Writer) error {
 	type end struct{ id, label string }
 	var ends []end
@@ -32,6 +34,10 @@ func (g Graph) WriteMatrix(w io.Writer) error {
 	for i, nic := range g.NICs {
 		ends = append(ends, end{nic.Name, fmt.Sprintf("NIC%d", i)})
 	}
+	rows := ends
+	if !g.connectsNICs() {
+		rows = ends[:len(g.GPUs)]
+	}
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, e := range ends {
@@ -39,7 +45,7 @@ func (g Graph) WriteMatrix(w io.Writer) error {
 	}
 	fmt.Fprintln(t, "\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID")
 	known := g.links()
-	for i, row := range ends {
+	for i, row := range rows {
 		fmt.Fprint(t, row.label)
 		for _, column := range ends {
 			cell := known.between(row.id, column.id).String()
@@ -79,6 +85,15 @@ func (g Graph) WriteMatrix(w io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// connectsNICs reports whether a connection of two NICs is known.
+func (g Graph) connectsNICs() bool {
+	isNIC := make(map[string]bool)
+	for _, n := range g.NICs {
+		isNIC[n.Name] = true
+	}
+	return slices.ContainsFunc(g.Links, func(l Link) bool { return isNIC[l.A] && isNIC[l.B] })
 }
 
 func orNA(text string) string {

@@ -183,7 +183,7 @@ func (m *matrix) graph(names map[string]string) (Graph, error) {
 			if err != nil {
 				return Graph{}, err
 			}
-			if known && gpuLabel.MatchString(a) && name[a] != "" && name[b] != "" {
+			if known && name[a] != "" && name[b] != "" {
 				l.A, l.B = name[a], name[b]
 				g.Links = append(g.Links, l)
 			}

@@ -84,7 +84,7 @@ func TestParseMatrix(t *testing.T) {
 					t.Errorf("%s to %s is %q, want %q", want.a, want.b, got, want.link)
 				}
 			}
-			if want := tt.gpus*(tt.gpus-1)/2 + tt.gpus*tt.nics; len(g.Links) != want {
+			if want := (tt.gpus + tt.nics) * (tt.gpus + tt.nics - 1) / 2; len(g.Links) != want {
 				t.Errorf("%d links, want %d", len(g.Links), want)
 			}
 		})
