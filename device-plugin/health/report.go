@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -52,16 +51,12 @@ func (t *Tracker) fault(u *unit) gpu.Fault {
 // it back.
 func (t *Tracker) reason(u *unit) string {
 	clearCommand := "nomad-device-gpu health -clear " + string(u.id)
-	checks := strconv.Itoa(t.config.MaxAttempts) + " checks"
-	if t.config.MaxAttempts == 1 {
-		checks = "1 check"
-	}
 	switch u.state {
 	case Condemned:
 		text := u.cause + t.others(u)
 		switch {
 		case u.attempts >= t.config.MaxAttempts:
-			return fmt.Sprintf("%s; it came back too often (%s), so it stays out of service until it is repaired and cleared: %s", text, checks, clearCommand)
+			return fmt.Sprintf("%s; none of its %d checks is left, so it stays out of service until it is repaired and cleared: %s", text, t.config.MaxAttempts, clearCommand)
 		case t.permanent(u):
 			return fmt.Sprintf("%s; back in service when the board was replaced, or cleared: %s", text, clearCommand)
 		}
@@ -75,9 +70,9 @@ func (t *Tracker) reason(u *unit) string {
 	default:
 		failed := ""
 		if u.refusal != "" {
-			failed = ", the last one failed: " + u.refusal
+			failed = " (the last one failed: " + u.refusal + ")"
 		}
-		return fmt.Sprintf("%s; %s are used up%s; out of service until it is repaired and cleared: %s", u.cause, checks, failed, clearCommand)
+		return fmt.Sprintf("%s; none of its %d checks is left%s; out of service until it is repaired and cleared: %s", u.cause, t.config.MaxAttempts, failed, clearCommand)
 	}
 }
 

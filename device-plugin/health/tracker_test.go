@@ -82,7 +82,7 @@ func TestReasons(t *testing.T) {
 	reason("Xid 79: GPU has fallen off the bus, at 2026-03-01 12:01:00Z; this is over, and check 2 of 2 is due at 2026-03-01 12:04:00Z (the last one failed: uncorrectable memory errors rise)", "end")
 	n.pass(2 * time.Minute)
 	n.check(errors.New("no\nluck"))
-	reason("Xid 79: GPU has fallen off the bus, at 2026-03-01 12:01:00Z; 2 checks are used up, the last one failed: no luck; out of service until it is repaired and cleared: nomad-device-gpu health -clear GPU-1", "end")
+	reason("Xid 79: GPU has fallen off the bus, at 2026-03-01 12:01:00Z; none of its 2 checks is left (the last one failed: no luck); out of service until it is repaired and cleared: nomad-device-gpu health -clear GPU-1", "end")
 	n.pass(100 * time.Hour)
 	if n.check(nil) != 0 || n.state(1) != health.Out {
 		t.Error("a GPU without attempts left is checked")
@@ -116,7 +116,7 @@ func TestAttempts(t *testing.T) {
 		}
 	}
 	n.xid(0, 119)
-	if r := n.fault(id(0)).Reason; !strings.Contains(r, "came back too often (3 checks)") || !strings.Contains(r, "-clear GPU-0") {
+	if r := n.fault(id(0)).Reason; !strings.Contains(r, "none of its 3 checks is left, so it stays out") || !strings.Contains(r, "-clear GPU-0") {
 		t.Errorf("reason %q", r)
 	}
 	n.reset(0)
