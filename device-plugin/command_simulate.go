@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -73,7 +74,7 @@ type simulatedMoment struct {
 
 // simulateCommand checks a simulated machine and a script of its faults, and
 // prints what they amount to.
-func simulateCommand(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func simulateCommand(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	flags := newFlags("simulate")
 	presets := flags.Bool("presets", false, "list the presets")
 	write := flags.Bool("write", false, "print the preset's board file, as a start of one's own")
@@ -157,6 +158,9 @@ func readSimulation(ctx context.Context, spec, node, faults string, until time.D
 	}
 	if faults == "" {
 		return sim, nil
+	}
+	if _, err := os.Stat(faults); err != nil { // the plugin waits for one; here somebody names it
+		return simulation{}, fmt.Errorf("reading fault script: %w", err)
 	}
 	script, err := simulated.ReadScript(faults)
 	if err != nil {
