@@ -4,34 +4,87 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// Host is what is asked about device files. Exists decides whether a zero Host
-// is replaced by this machine.
+// Host is what is read beside NVML. The zero Host is this machine; one with
+// Files is used as it is.
 type Host struct {
-	// Exists reports whether a path is a character device.
-	Exists func(path string) bool
-	// ReadFile is for files below /proc; nil reads nothing.
-	ReadFile func(path string) ([]byte, error)
+	// Files are those of the machine, from its root folder on.
+	Files fs.FS
+	// IsDevice reports whether a path is a character device. Nil knows none.
+	IsDevice func(path string) bool
+	// KernelLog opens the kernel's log at its beginning. Nil is a machine
+	// where it cannot be read.
+	KernelLog func() (KernelLog, error)
+	// Uptime is the time since the machine's start, by the clock of its kernel
+	// log.
+	Uptime func() time.Duration
 }
 
-// migMinorsPath lists the capability device of each GPU and compute instance.
-const migMinorsPath = "/proc/driver/nvidia-caps/mig-minors"
+// KernelLog is a log as /dev/kmsg is one: reading waits for the next record
+// until the deadline, or until it is closed.
+type KernelLog interface {
+	io.ReadCloser
+	SetReadDeadline(t time.Time) error
+}
 
-// migMinors maps "gpu0/gi1/ci0/access" to the minor number of its device file.
-// Without MIG there is no such file, and nothing in the map.
-func (h Host) migMinors() map[string]int {
-	if h.ReadFile == nil {
-		return nil
+// thisHost is the machine that the process runs on.
+func thisHost() Host {
+	return Host{
+		Files: os.DirFS("/"),
+		IsDevice: func(path string) bool {
+			info, err := os.Stat(path)
+			return err == nil && info.Mode()&os.ModeCharDevice != 0
+		},
+		KernelLog: func() (KernelLog, error) { return os.Open("/dev/kmsg") },
+		Uptime: func() time.Duration {
+			var now unix.Timespec
+			if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) != nil {
+				return 0
+			}
+			return time.Duration(now.Nano())
+		},
 	}
-	content, err := h.ReadFile(migMinorsPath)
+}
+
+// maxFileBytes bounds what is read of one file; a status file of a package
+// manager has a few megabytes.
+const maxFileBytes = 32 << 20
+
+// file is the content of a file; nil if it cannot be read. The path is without
+// its first slash.
+func (h Host) file(path string) []byte {
+	f, err := h.Files.Open(path)
 	if err != nil {
 		return nil
 	}
-	return parseMIGMinors(content)
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, maxFileBytes))
+	if err != nil {
+		return nil
+	}
+	return content
 }
+
+func (h Host) exists(path string) bool {
+	_, err := fs.Stat(h.Files, path)
+	return err == nil
+}
+
+// migMinorsPath lists the capability device of each GPU and compute instance.
+const migMinorsPath = "proc/driver/nvidia-caps/mig-minors"
+
+// migMinors maps "gpu0/gi1/ci0/access" to the minor number of its device file.
+// Without MIG there is no such file, and nothing in the map.
+func (h Host) migMinors() map[string]int { return parseMIGMinors(h.file(migMinorsPath)) }
 
 // parseMIGMinors reads lines of a name and a number, and skips others.
 func parseMIGMinors(content []byte) map[string]int {
@@ -73,7 +126,7 @@ func (h Host) sliceNodes(minors map[string]int, boardMinor, gpuInstance, compute
 func (h Host) existing(paths ...string) []string {
 	var there []string
 	for _, p := range paths {
-		if h.Exists(p) {
+		if h.IsDevice != nil && h.IsDevice(p) {
 			there = append(there, p)
 		}
 	}

@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/fstest"
 
 	lib "github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/NVIDIA/go-nvml/pkg/nvml/mock"
 	"github.com/NVIDIA/go-nvml/pkg/nvml/mock/dgxa100"
 	"github.com/NVIDIA/go-nvml/pkg/nvml/mock/server"
 
-	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/nvml/nvmltest"
 )
 
 // machine is go-nvml's mock of a DGX A100, made to answer all that the source
@@ -25,6 +26,7 @@ func newMachine(t *testing.T) machine {
 	for i := range m.Devices {
 		d := m.gpu(i)
 		d.UUID = fmt.Sprintf("GPU-%d", i)
+		nvmltest.Unsupported(&d.Device)
 		complete(&d.Device, fmt.Sprintf("00000000:%02X:00.0", 7+i))
 	}
 	m.DeviceGetHandleByUUIDFunc = func(uuid string) (lib.Device, lib.Return) {
@@ -142,7 +144,7 @@ func (m machine) addByUUID(d lib.Device) {
 
 // migDevice is a 1g.5gb slice. Of its statistics only memory is supported.
 func migDevice(uuid string, gpuInstance int) *mock.Device {
-	return &mock.Device{
+	d := &mock.Device{
 		GetUUIDFunc: func() (string, lib.Return) { return uuid, lib.SUCCESS },
 		GetNameFunc: func() (string, lib.Return) {
 			return "NVIDIA A100-SXM4-40GB MIG 1g.5gb", lib.SUCCESS
@@ -155,18 +157,9 @@ func migDevice(uuid string, gpuInstance int) *mock.Device {
 		},
 		GetGpuInstanceIdFunc:     func() (int, lib.Return) { return gpuInstance, lib.SUCCESS },
 		GetComputeInstanceIdFunc: func() (int, lib.Return) { return 0, lib.SUCCESS },
-		GetPowerUsageFunc:        func() (uint32, lib.Return) { return 0, lib.ERROR_NOT_SUPPORTED },
-		GetUtilizationRatesFunc:  func() (lib.Utilization, lib.Return) { return lib.Utilization{}, lib.ERROR_NOT_SUPPORTED },
-		GetEncoderUtilizationFunc: func() (uint32, uint32, lib.Return) {
-			return 0, 0, lib.ERROR_NOT_SUPPORTED
-		},
-		GetDecoderUtilizationFunc: func() (uint32, uint32, lib.Return) { return 0, 0, lib.ERROR_NOT_SUPPORTED },
-		GetTemperatureFunc:        func(lib.TemperatureSensors) (uint32, lib.Return) { return 0, lib.ERROR_NOT_SUPPORTED },
-		GetBAR1MemoryInfoFunc:     func() (lib.BAR1Memory, lib.Return) { return lib.BAR1Memory{}, lib.ERROR_NOT_SUPPORTED },
-		GetMemoryErrorCounterFunc: func(lib.MemoryErrorType, lib.EccCounterType, lib.MemoryLocation) (uint64, lib.Return) {
-			return 0, lib.ERROR_NOT_SUPPORTED
-		},
 	}
+	nvmltest.Unsupported(d)
+	return d
 }
 
 // only makes the library lack all functions but the given ones.
@@ -181,11 +174,12 @@ func (m machine) only(symbols ...string) {
 	}
 }
 
-func (m machine) source() gpu.Source {
-	return New(Config{Library: m.Server, Host: Host{
-		Exists: func(path string) bool { return path != "/dev/nvidia-uvm-tools" },
-		ReadFile: func(path string) ([]byte, error) {
-			return []byte("config 1\nmonitor 2\ngpu1/gi0/access 12\ngpu1/gi0/ci0/access 13\ngpu1/gi2/access 30\ngpu1/gi2/ci0/access 31\n"), nil
-		},
-	}})
+func (m machine) source() *Source { return New(Config{Library: m.Server, Host: testHost()}) }
+
+func testHost() Host {
+	return Host{
+		IsDevice: func(path string) bool { return path != "/dev/nvidia-uvm-tools" },
+		Files: fstest.MapFS{"proc/driver/nvidia-caps/mig-minors": {Data: []byte(
+			"config 1\nmonitor 2\ngpu1/gi0/access 12\ngpu1/gi0/ci0/access 13\ngpu1/gi2/access 30\ngpu1/gi2/ci0/access 31\n")}},
+	}
 }

@@ -10,13 +10,17 @@ package nvml
 import (
 	"context"
 	"fmt"
-	"os"
+	"slices"
 	"sync"
 
 	"github.com/NVIDIA/go-nvml/pkg/dl"
 	lib "github.com/NVIDIA/go-nvml/pkg/nvml"
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/health"
+	"github.com/drover-ml/drover/device-plugin/mig"
+	"github.com/drover-ml/drover/device-plugin/topology"
 )
 
 // libraryName is resolved by the dynamic loader, so LD_LIBRARY_PATH applies.
@@ -26,43 +30,83 @@ const libraryName = "libnvidia-ml.so.1"
 type Config struct {
 	// Library replaces the system's NVML.
 	Library lib.Interface
-	// Host replaces what device files and MIG capabilities are looked up in.
+	// Host replaces the files and the kernel log of this machine.
 	Host Host
+	// Logger is told what cannot be watched. Nil is none.
+	Logger hclog.Logger
 }
 
 // New returns a source that reads through NVML. It touches nothing yet.
-func New(c Config) gpu.Source {
-	s := &source{lib: c.Library, host: c.Host, probe: func() error { return nil }, known: map[string]bool{}}
+func New(c Config) *Source {
+	s := &Source{
+		lib: c.Library, host: c.Host, log: c.Logger, probe: func() error { return nil },
+		known: map[string]bool{}, changes: make(chan struct{}, 1),
+	}
 	if s.lib == nil {
 		s.lib = lib.New(lib.WithLibraryPath(libraryName))
 		s.probe = probeLibrary
 	}
-	if s.host.Exists == nil {
+	if s.host.Files == nil {
 		s.host = thisHost()
+	}
+	if s.log == nil {
+		s.log = hclog.NewNullLogger()
 	}
 	return s
 }
 
-type source struct {
+// Source reads the GPUs of a machine. It is a gpu.Source, and also a
+// health.Watcher, a health.VitalsReader, a topology.Source and a
+// mig.Controller. Its methods may be called at the same time, but for those
+// of mig.Controller.
+type Source struct {
 	lib   lib.Interface
 	host  Host
+	log   hclog.Logger
 	probe func() error
 
 	// life guards the library's life: readers hold it shared, and loading
 	// and unloading take it alone.
 	life  sync.RWMutex
 	ready bool
+	lives int // how often the library was loaded
 
-	mu    sync.Mutex
-	known map[string]bool // symbols looked up so far
+	changes chan struct{}
+
+	mu     sync.Mutex
+	known  map[string]bool // symbols looked up so far
+	seen   []gpu.Board     // of the last good inventory
+	roster int             // goes up when other boards are seen
+
+	software softwareCache
+	gauges   gauges
+	running  processCache
+	gate     gate
+	kernel   kernelLog
 }
 
-var _ gpu.Source = (*source)(nil)
+var (
+	_ gpu.Source          = (*Source)(nil)
+	_ health.Watcher      = (*Source)(nil)
+	_ health.VitalsReader = (*Source)(nil)
+	_ topology.Source     = (*Source)(nil)
+	_ mig.Controller      = (*Source)(nil)
+)
 
-// Changes is nil: NVML is asked periodically.
-func (s *source) Changes() <-chan struct{} { return nil }
+// Changes delivers a hint when Watch hears of something after which the
+// inventory may be another. Without Watch there are none.
+func (s *Source) Changes() <-chan struct{} { return s.changes }
 
-func (s *source) Close() error {
+// changed gives the hint, unless one is waiting to be taken.
+func (s *Source) changed() {
+	select {
+	case s.changes <- struct{}{}:
+	default:
+	}
+}
+
+// Close unloads the library. A call after it loads it again.
+func (s *Source) Close() error {
 	s.unload()
 	return nil
 }
@@ -82,7 +126,7 @@ func probeLibrary() error {
 }
 
 // load makes the library ready.
-func (s *source) load() error {
+func (s *Source) load() error {
 	s.life.Lock()
 	defer s.life.Unlock()
 	if s.ready {
@@ -104,14 +148,29 @@ func (s *source) load() error {
 	s.known = map[string]bool{}
 	s.mu.Unlock()
 	s.ready = true
+	s.lives++
 	return nil
 }
 
+// use calls f with the library loaded, which it stays while f runs.
+func (s *Source) use(doing string, f func() error) error {
+	if err := s.load(); err != nil {
+		return err
+	}
+	s.life.RLock()
+	defer s.life.RUnlock()
+	if !s.ready {
+		return fmt.Errorf("%s: NVML was closed meanwhile", doing)
+	}
+	return f()
+}
+
 // unload makes the next call load again.
-func (s *source) unload() {
+func (s *Source) unload() {
 	s.life.Lock()
 	defer s.life.Unlock()
 	if s.ready {
+		s.gauges.forget(s.freeSample)
 		s.lib.Shutdown() // there is nothing to do about a failure
 		s.ready = false
 	}
@@ -119,7 +178,7 @@ func (s *source) unload() {
 
 // has reports whether the library has one of the symbols. go-nvml calls the
 // newest version there is of a function with several.
-func (s *source) has(symbols ...string) bool {
+func (s *Source) has(symbols ...string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, symbol := range symbols {
@@ -145,33 +204,23 @@ var required = [][]string{
 
 // Inventory lists the boards. A board that cannot be read does not stop the
 // others from being listed.
-func (s *source) Inventory(context.Context) (gpu.Inventory, error) {
-	if err := s.load(); err != nil {
-		return gpu.Inventory{}, err
-	}
-	inv, err := s.inventory()
+func (s *Source) Inventory(context.Context) (gpu.Inventory, error) {
+	var inv gpu.Inventory
+	err := s.use("listing GPUs", func() error { return s.inventory(&inv) })
 	if err != nil {
 		s.unload() // the driver may have gone or been replaced: begin anew
+		return gpu.Inventory{}, err
 	}
-	return inv, err
+	s.remember(inv.Boards)
+	return inv, nil
 }
 
-func (s *source) inventory() (gpu.Inventory, error) {
-	s.life.RLock()
-	defer s.life.RUnlock()
-	if !s.ready {
-		return gpu.Inventory{}, fmt.Errorf("listing GPUs: NVML was closed meanwhile")
+func (s *Source) inventory(inv *gpu.Inventory) error {
+	count, err := s.count()
+	if err != nil {
+		return err
 	}
-	for _, symbols := range required {
-		if !s.has(symbols...) {
-			return gpu.Inventory{}, fmt.Errorf("listing GPUs: %s lacks %s; install a newer NVIDIA driver", libraryName, symbols[0])
-		}
-	}
-	count, ret := s.lib.DeviceGetCount()
-	if ret != lib.SUCCESS {
-		return gpu.Inventory{}, fmt.Errorf("counting GPUs: %s", reason(ret))
-	}
-	inv := gpu.Inventory{DriverVersion: s.driverVersion(), CUDAVersion: s.cudaVersion()}
+	*inv = gpu.Inventory{DriverVersion: s.driverVersion(), CUDAVersion: s.cudaVersion(), Environment: s.software.read(s.host)}
 	minors := s.host.migMinors()
 	for i := range count {
 		board, ret := s.board(i, minors)
@@ -179,15 +228,50 @@ func (s *source) inventory() (gpu.Inventory, error) {
 		case ret == lib.SUCCESS:
 			inv.Boards = append(inv.Boards, board)
 		case concernsDriver(ret):
-			return gpu.Inventory{}, fmt.Errorf("reading GPU %d: %s", i, reason(ret))
+			return fmt.Errorf("reading GPU %d: %s", i, reason(ret))
 		default:
 			inv.Lost = append(inv.Lost, gpu.Lost{Index: i, Reason: reason(ret)})
 		}
 	}
-	return inv, nil
+	return nil
 }
 
-func (s *source) driverVersion() string {
+// count is the number of boards. It is an error if the library lacks what is
+// needed to list them.
+func (s *Source) count() (int, error) {
+	for _, symbols := range required {
+		if !s.has(symbols...) {
+			return 0, fmt.Errorf("listing GPUs: %s lacks %s; install a newer NVIDIA driver", libraryName, symbols[0])
+		}
+	}
+	count, ret := s.lib.DeviceGetCount()
+	if ret != lib.SUCCESS {
+		return 0, fmt.Errorf("counting GPUs: %s", reason(ret))
+	}
+	return count, nil
+}
+
+// remember keeps which boards there are, for what is told of them by other
+// names than their IDs. A board that does not answer for once stays known.
+func (s *Source) remember(boards []gpu.Board) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := func(boards []gpu.Board) []gpu.ID {
+		var ids []gpu.ID
+		for _, b := range boards {
+			if b.Fault == "" {
+				ids = append(ids, b.ID)
+			}
+		}
+		return ids
+	}
+	if !slices.Equal(ids(s.seen), ids(boards)) {
+		s.roster++
+	}
+	s.seen = boards
+}
+
+func (s *Source) driverVersion() string {
 	if !s.has("nvmlSystemGetDriverVersion") {
 		return ""
 	}
@@ -198,7 +282,7 @@ func (s *source) driverVersion() string {
 	return trimmed(v)
 }
 
-func (s *source) cudaVersion() string {
+func (s *Source) cudaVersion() string {
 	if !s.has("nvmlSystemGetCudaDriverVersion") {
 		return ""
 	}
@@ -207,68 +291,4 @@ func (s *source) cudaVersion() string {
 		return ""
 	}
 	return fmt.Sprintf("%d.%d", v/1000, v%1000/10)
-}
-
-// concernsDriver tells the errors that are of the driver as a whole, not of
-// one GPU.
-func concernsDriver(ret lib.Return) bool {
-	switch ret {
-	case lib.ERROR_UNINITIALIZED, lib.ERROR_DRIVER_NOT_LOADED, lib.ERROR_LIB_RM_VERSION_MISMATCH:
-		return true
-	}
-	return false
-}
-
-// concernsBoard tells the errors after which nothing works on a GPU.
-func concernsBoard(ret lib.Return) bool {
-	return ret == lib.ERROR_GPU_IS_LOST || ret == lib.ERROR_RESET_REQUIRED
-}
-
-// reason is an error for people, with what to do about it. It does not ask the
-// library, which may lack the function for it.
-func reason(ret lib.Return) string {
-	switch ret {
-	case lib.ERROR_UNINITIALIZED:
-		return "NVML lost its connection to the driver"
-	case lib.ERROR_NO_PERMISSION:
-		return "no permission to use the GPU; run the agent as root"
-	case lib.ERROR_INSUFFICIENT_POWER:
-		return "the GPU has no external power; check its power cables"
-	case lib.ERROR_DRIVER_NOT_LOADED:
-		return "the NVIDIA kernel module is not loaded; run nvidia-smi to see why"
-	case lib.ERROR_TIMEOUT:
-		return "the GPU did not answer in time"
-	case lib.ERROR_IRQ_ISSUE:
-		return "the kernel has an interrupt problem with the GPU; see dmesg"
-	case lib.ERROR_CORRUPTED_INFOROM:
-		return "the GPU's infoROM is corrupted"
-	case lib.ERROR_GPU_IS_LOST:
-		return "GPU is lost: it has fallen off the bus or cannot be reached; reset it or restart the node"
-	case lib.ERROR_RESET_REQUIRED:
-		return "the GPU needs a reset: nvidia-smi --gpu-reset"
-	case lib.ERROR_OPERATING_SYSTEM:
-		return "the operating system blocked the driver; see dmesg"
-	case lib.ERROR_LIB_RM_VERSION_MISMATCH:
-		return "driver/library version mismatch: the NVIDIA kernel module is not of the installed library's version; reload the module or restart the node"
-	case lib.ERROR_MEMORY:
-		return "the driver is out of memory"
-	case lib.ERROR_NOT_FOUND:
-		return "the driver does not find the GPU"
-	case lib.ERROR_NOT_SUPPORTED:
-		return "not supported by the driver"
-	case lib.ERROR_UNKNOWN:
-		return "unknown error of the NVIDIA driver; see dmesg"
-	}
-	return fmt.Sprintf("NVML error %d", int(ret))
-}
-
-// thisHost is the machine that the process runs on.
-func thisHost() Host {
-	return Host{
-		Exists: func(path string) bool {
-			info, err := os.Stat(path)
-			return err == nil && info.Mode()&os.ModeCharDevice != 0
-		},
-		ReadFile: os.ReadFile,
-	}
 }

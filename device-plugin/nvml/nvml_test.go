@@ -27,7 +27,7 @@ func inventory(t *testing.T, src gpu.Source) gpu.Inventory {
 func byFault(s gpu.State) map[string][]gpu.ID {
 	m := map[string][]gpu.ID{}
 	for _, d := range s.Devices {
-		m[d.Fault] = append(m[d.Fault], d.ID)
+		m[d.Fault.Reason] = append(m[d.Fault.Reason], d.ID)
 	}
 	return m
 }
@@ -40,7 +40,7 @@ func TestInventory(t *testing.T) {
 		t.Errorf("versions %q, %q", inv.DriverVersion, inv.CUDAVersion)
 	}
 	amount := func(v int64) *int64 { return &v }
-	capability := 8.0
+	capability, id := 8.0, func(v int) *int { return &v }
 	specs := gpu.Specs{
 		MemoryMiB: amount(40960), PowerW: amount(400), BAR1MiB: amount(65536), CoresClockMHz: amount(1410),
 		MemoryClockMHz: amount(1215), PCIBandwidthMBps: amount(32768), DisplayState: "Disabled",
@@ -49,16 +49,16 @@ func TestInventory(t *testing.T) {
 	slice := func(index int, caps ...string) gpu.Slice {
 		return gpu.Slice{
 			ID: gpu.ID(fmt.Sprintf("MIG-1-%d", index)), Index: index, Product: "NVIDIA A100-SXM4-40GB MIG 1g.5gb", Profile: "1g.5gb",
-			MemoryMiB: amount(4864), Nodes: append([]string{"/dev/nvidia1", "/dev/nvidiactl", "/dev/nvidia-uvm"}, caps...),
+			MemoryMiB: amount(4864), GPUInstance: id(index), ComputeInstance: id(0), Nodes: append([]string{"/dev/nvidia1", "/dev/nvidiactl", "/dev/nvidia-uvm"}, caps...),
 		}
 	}
 	want := []gpu.Board{
 		{
-			ID: "GPU-0", Index: 0, Product: "Mock NVIDIA A100-SXM4-40GB", PCIBusID: "00000000:07:00.0", Specs: specs,
+			ID: "GPU-0", Index: 0, Product: "Mock NVIDIA A100-SXM4-40GB", PCIBusID: "00000000:07:00.0", Minor: id(0), Specs: specs,
 			Nodes: []string{"/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"},
 		},
 		{
-			ID: "GPU-1", Index: 1, Product: "Mock NVIDIA A100-SXM4-40GB", PCIBusID: "00000000:08:00.0", Specs: specs,
+			ID: "GPU-1", Index: 1, Product: "Mock NVIDIA A100-SXM4-40GB", PCIBusID: "00000000:08:00.0", Minor: id(1), Specs: specs,
 			Nodes: []string{"/dev/nvidia1", "/dev/nvidiactl", "/dev/nvidia-uvm"}, MIG: true,
 			Slices: []gpu.Slice{
 				slice(0, "/dev/nvidia-caps/nvidia-cap12", "/dev/nvidia-caps/nvidia-cap13"),
@@ -145,12 +145,12 @@ func TestLostBoard(t *testing.T) {
 				t.Fatalf("devices by fault (-want +got):\n%s", diff)
 			}
 			for _, id := range tt.want[""] {
-				if _, err := s.Reserve(nil, []gpu.ID{id}); err != nil {
+				if _, err := s.Offer(gpu.Policy{}, gpu.Overlay{}).Select([]gpu.ID{id}); err != nil {
 					t.Errorf("reserving a healthy GPU: %v", err)
 				}
 			}
 			if len(tt.want[""]) == 7 {
-				if _, err := s.Reserve(nil, []gpu.ID{"GPU-3"}); err == nil || !strings.Contains(err.Error(), "GPU-3") {
+				if _, err := s.Offer(gpu.Policy{}, gpu.Overlay{}).Select([]gpu.ID{"GPU-3"}); err == nil || !strings.Contains(err.Error(), "GPU-3") {
 					t.Errorf("reserving the lost GPU: %v", err)
 				}
 			}
@@ -244,13 +244,13 @@ func TestDriverTroubles(t *testing.T) {
 		}
 		healthy, unhealthy := 0, 0
 		for _, d := range state.Devices {
-			if d.Fault == "" {
+			if d.Fault.Reason == "" {
 				healthy++
 				continue
 			}
 			unhealthy++
-			if !strings.Contains(d.Fault, step.why) {
-				t.Errorf("%s: reason is %q", step.name, d.Fault)
+			if !strings.Contains(d.Fault.Reason, step.why) {
+				t.Errorf("%s: reason is %q", step.name, d.Fault.Reason)
 			}
 		}
 		if healthy != step.healthy || unhealthy != step.unhealthy {
@@ -327,7 +327,7 @@ func TestProfileOf(t *testing.T) {
 	}
 	for _, tt := range tests {
 		a := lib.DeviceAttributes{GpuInstanceSliceCount: tt.gi, ComputeInstanceSliceCount: tt.ci, MemorySizeMB: tt.memory}
-		if got := profileOf(a); got != tt.want {
+		if got := sliceProfile(a, nil); got != tt.want {
 			t.Errorf("%+v is %s, want %s", tt, got, tt.want)
 		}
 	}
