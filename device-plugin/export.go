@@ -53,26 +53,32 @@ func (n *node) sampleOften(ctx context.Context) error {
 	return nil
 }
 
-// collect is a part that looks at what is shown but read for nobody else.
-func (n *node) collect(ctx context.Context) error {
+// collectOften is a part that looks at what is shown but read for nobody else.
+func (n *node) collectOften(ctx context.Context) error {
 	for {
-		if n.machine.processes != nil {
-			started := time.Now()
-			processes, err := n.machine.processes.Processes(ctx)
-			n.exporter.Processes(started, processes, err)
-		}
-		n.exporter.Health(n.health.Report()) // counts of harmless events change it too
-		started := time.Now()
-		sys := os.DirFS("/sys")
-		interfaces, err := sysfs.Network(sys)
-		n.exporter.Network(started, interfaces, sysfs.RDMA(sys), err)
+		n.collect(ctx)
 		if !sleep(ctx, collectPeriod) {
 			return nil
 		}
 	}
 }
 
-// sample reads the devices on offer, and the boards that they are slices of.
+func (n *node) collect(ctx context.Context) {
+	if n.machine.processes != nil {
+		started := time.Now()
+		processes, err := n.machine.processes.Processes(ctx)
+		n.exporter.Processes(started, processes, err)
+	}
+	n.exporter.Health(n.health.Report()) // counts of harmless events change it too
+	started := time.Now()
+	sys := os.DirFS("/sys")
+	interfaces, err := sysfs.Network(sys)
+	n.exporter.Network(started, interfaces, sysfs.RDMA(sys), err)
+}
+
+// sample reads the devices on offer, and all boards: of slices much is known
+// by their boards only, and the metrics show those that are kept from Nomad
+// too.
 func (n *node) sample(ctx context.Context, o gpu.Offer) (map[gpu.ID]gpu.Sample, error) {
 	var ids []gpu.ID
 	add := func(id gpu.ID) {
@@ -82,7 +88,12 @@ func (n *node) sample(ctx context.Context, o gpu.Offer) (map[gpu.ID]gpu.Sample, 
 	}
 	for _, d := range o.Devices {
 		add(d.Hardware)
-		add(d.Parent)
+	}
+	n.mu.Lock()
+	boards := n.boards
+	n.mu.Unlock()
+	for _, b := range boards {
+		add(b.ID)
 	}
 	if len(ids) == 0 {
 		return nil, nil

@@ -111,7 +111,7 @@ func (n *node) start(ctx context.Context) {
 		if n.settings.metricsAddress != "" {
 			n.run(parts, "serving metrics", n.export)
 			n.run(parts, "sampling for metrics", n.sampleOften)
-			n.run(parts, "collecting for metrics", n.collect)
+			n.run(parts, "collecting for metrics", n.collectOften)
 		}
 	})
 }

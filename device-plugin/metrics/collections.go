@@ -24,7 +24,7 @@ type collection struct {
 // collected records a reading that has just ended. It reports whether it
 // succeeded.
 func (e *Exporter) collected(name string, started time.Time, err error) bool {
-	now := e.Now()
+	now := e.config.Now()
 	c := e.collections[name]
 	c.last, c.took, c.failing = now, max(now.Sub(started), 0), err != nil
 	if err == nil {

@@ -32,8 +32,8 @@ type Config struct {
 	// Ages are how old readings may be and still be shown. Three times the
 	// period of each is right.
 	Ages Ages
-	// Tasks finds the tasks of processes; nil finds none. Only Processes calls
-	// it.
+	// Tasks finds the tasks of processes; nil finds none. It is called once at
+	// a time.
 	Tasks func(pids []int) map[int]attribution.Task
 	Now   func() time.Time // nil is time.Now
 }
@@ -58,7 +58,9 @@ type Ages struct {
 // All methods may be called at the same time. What is handed over must not be
 // changed afterwards.
 type Exporter struct {
-	Config
+	config Config
+	// finding is held while tasks are looked up.
+	finding sync.Mutex
 
 	mu          sync.Mutex
 	collections map[string]collection
@@ -99,7 +101,7 @@ func New(c Config) *Exporter {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Exporter{Config: c, collections: make(map[string]collection)}
+	return &Exporter{config: c, collections: make(map[string]collection)}
 }
 
 // Looked tells that the machine was looked at for what devices it has.
@@ -116,7 +118,7 @@ func (e *Exporter) Devices(driver string, devices []gpu.Device, boards []gpu.Boa
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	before := e.snapshot.units
-	e.snapshot.units = unitsOf(e.Node, driver, devices, boards)
+	e.snapshot.units = unitsOf(e.config.Node, driver, devices, boards)
 	e.snapshot.turns = countTurns(e.snapshot.turns, before, e.snapshot.units)
 	e.attribute()
 }
@@ -167,7 +169,7 @@ type reader struct {
 }
 
 func (r reader) Vitals(ctx context.Context, boards []gpu.ID) (map[gpu.ID]gpu.Vitals, error) {
-	started := r.exporter.Now()
+	started := r.exporter.config.Now()
 	vitals, err := r.VitalsReader.Vitals(ctx, boards)
 	r.exporter.Vitals(started, boards, vitals, err)
 	return vitals, err
@@ -183,7 +185,9 @@ func (e *Exporter) Processes(started time.Time, processes []gpu.Process, err err
 			pids = append(pids, p.PID)
 		}
 		slices.Sort(pids)
-		tasks = e.Tasks(slices.Compact(pids))
+		e.finding.Lock()
+		tasks = e.config.Tasks(slices.Compact(pids))
+		e.finding.Unlock()
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -222,7 +226,7 @@ func (e *Exporter) Network(started time.Time, interfaces []sysfs.Interface, rdma
 func (e *Exporter) Latest() gpu.Readings {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	p := page{snapshot: e.snapshot, now: e.Now(), ages: e.Ages, collections: e.collections}
+	p := page{snapshot: e.snapshot, now: e.config.Now(), ages: e.config.Ages, collections: e.collections}
 	r := gpu.Readings{Samples: make(map[gpu.ID]gpu.Sample), Vitals: make(map[gpu.ID]gpu.Vitals)}
 	for _, row := range p.rows() {
 		if row.sample != nil {
@@ -271,7 +275,7 @@ const contentType = "text/plain; version=0.0.4; charset=utf-8"
 func (e *Exporter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", contentType)
 	e.mu.Lock()
-	p := page{snapshot: e.snapshot, now: e.Now(), ages: e.Ages, collections: maps.Clone(e.collections)}
+	p := page{snapshot: e.snapshot, now: e.config.Now(), ages: e.config.Ages, collections: maps.Clone(e.collections)}
 	e.mu.Unlock()
 	t := newText(w)
 	defer t.release()

@@ -347,7 +347,7 @@ func BenchmarkScrape(b *testing.B) {
 			processes = append(processes, gpu.Process{PID: pid, Device: slice.ID, Kind: gpu.ProcessCompute, MemoryMiB: &[]int64{100}[0]})
 		}
 	}
-	r.Tasks = tasks(found)
+	r.config.Tasks = tasks(found)
 	r.show(boards...)
 	r.Samples(start, samples, nil)
 	r.Vitals(start, nil, vitals, nil)

@@ -53,7 +53,7 @@ var scenes = map[string]func(*rig){
 		slice := gpu.Sample{Time: start, MemoryUsedMiB: n(13), MemoryTotalMiB: n(4864), MemoryReservedMiB: n(0)}
 		r.Samples(start, map[gpu.ID]gpu.Sample{"GPU-0": s, "GPU-1": s, "MIG-0-0": slice, "MIG-0-1": slice}, nil)
 		r.MIG(map[gpu.ID]string{"GPU-1": "creating"})
-		r.Tasks = tasks(map[int]attribution.Task{71: {Alloc: "a-1", Task: "main", Job: "train", Namespace: "default"}})
+		r.config.Tasks = tasks(map[int]attribution.Task{71: {Alloc: "a-1", Task: "main", Job: "train", Namespace: "default"}})
 		r.Processes(start, []gpu.Process{{PID: 71, Device: "MIG-0-1", Kind: gpu.ProcessCompute, MemoryMiB: n(10)}}, nil)
 	},
 	// Two tasks share a board, which is neither's; the driver tells what each
@@ -61,7 +61,7 @@ var scenes = map[string]func(*rig){
 	"shared": func(r *rig) {
 		r.show(board(0, "NVIDIA L4"))
 		r.Samples(start, map[gpu.ID]gpu.Sample{"GPU-0": {Time: start, GPUPercent: n(90), MemoryUsedMiB: n(700), MemoryTotalMiB: n(23034)}}, nil)
-		r.Tasks = tasks(map[int]attribution.Task{
+		r.config.Tasks = tasks(map[int]attribution.Task{
 			7: {Alloc: "a-1", Task: "main", Job: "serve", Namespace: "default"}, 8: {Alloc: "a-1", Task: "main", Job: "serve", Namespace: "default"},
 			9: {Alloc: "b-2", Task: "main", Job: "embed", Namespace: "default"},
 		})
@@ -85,7 +85,7 @@ var scenes = map[string]func(*rig){
 		}
 		r.Samples(start, map[gpu.ID]gpu.Sample{"GPU-0": s}, nil)
 		r.Vitals(start, nil, map[gpu.ID]gpu.Vitals{"GPU-0": ampere(start, 5)}, nil)
-		r.Tasks = tasks(map[int]attribution.Task{
+		r.config.Tasks = tasks(map[int]attribution.Task{
 			7: {Alloc: "1c", Task: "main", Job: "drover-r1-train-1", Namespace: "default", Workspace: "vision"},
 		})
 		r.Processes(start, []gpu.Process{{PID: 7, Device: "GPU-0", Kind: gpu.ProcessCompute, MemoryMiB: n(900), GPUPercent: n(96)}}, nil)
