@@ -360,6 +360,7 @@ func (c *Cluster) pluginConfig(b *plugins.Binary, nc NodeConfig, dir string) map
 		config["simulate"], config["simulate_node"] = nc.GPUs, nc.Name
 		config["simulate_faults"] = c.faultFile(nc.Name)
 		config["fingerprint_period"] = "500ms"
+		config["state_dir"] = filepath.Join(dir, "gpu")
 	case mlPlugin:
 		config["state_dir"] = filepath.Join(dir, "driver-ml")
 		config["log_file"] = filepath.Join(dir, "driver-ml.log")

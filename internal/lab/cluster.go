@@ -260,6 +260,7 @@ plugin "nomad-device-gpu" {
     simulate        = "dgx-a100"
     simulate_node   = "{{.Name}}"
     simulate_faults = "{{.Dir}}/gpu-faults.hcl"
+    state_dir       = "{{.Dir}}/gpu"
   }
 }
 telemetry {
