@@ -22,6 +22,13 @@ type migState struct {
 	Instances []instance `json:"instances,omitempty"`
 }
 
+// equal reports whether a board looks the same in both states.
+func (m migState) equal(o migState) bool {
+	return m.Enabled == o.Enabled && slices.EqualFunc(m.Instances, o.Instances, func(a, b instance) bool {
+		return a.Profile == b.Profile && a.Start == b.Start && a.Size == b.Size && slices.Equal(a.Compute, b.Compute)
+	})
+}
+
 // pending is the mode after the next reset.
 func (m migState) pending() bool { return m.Enabled != (m.Waiting != nil) }
 

@@ -26,6 +26,7 @@ type processTable struct {
 	round  int
 	known  map[int]seenProcess
 	users  []user
+	buffer []byte // for environments
 }
 
 // user is a process on a device.
@@ -82,7 +83,9 @@ func (t *processTable) look(now time.Time) {
 	names, _ := dir.Readdirnames(-1) // what could be read is what there is
 	dir.Close()
 	known := make(map[int]seenProcess, len(t.known))
-	var buffer []byte
+	if t.buffer == nil {
+		t.buffer = make([]byte, maxEnvironment)
+	}
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil {
@@ -93,10 +96,7 @@ func (t *processTable) look(now time.Time) {
 			p.since = now
 		}
 		if !old || now.Sub(p.since) < settleAfter || (pid+t.round)%askEvery == 0 {
-			if buffer == nil {
-				buffer = make([]byte, maxEnvironment)
-			}
-			p.devices = t.devicesOf(name, buffer)
+			p.devices = t.devicesOf(name, t.buffer)
 		}
 		known[pid] = p
 	}

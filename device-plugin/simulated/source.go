@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -70,6 +71,9 @@ type Source struct {
 	watchers map[*watcher]bool
 	early    []gpu.Event    // from before anybody watched
 	migCalls map[string]int // calls that each mig step has counted
+	// healthy are the boards without faults, as they are when they are cut so.
+	healthy []gpu.Board
+	cut     []migState
 }
 
 var (
@@ -223,11 +227,22 @@ func (s *Source) boards(t timeline, now time.Time) ([]boardView, error) {
 		states[i] = kept.stateOf(b.id, views[i].model, views[i].loaded)
 		views[i].state = states[i]
 	}
-	for i, b := range s.machine.inventory(states).Boards {
+	for i, b := range s.described(states) {
 		views[i].Board = b
 		views[i].linksDown()
 	}
 	return views, nil
+}
+
+// described are the healthy boards in the given MIG states. They are not to be
+// changed: while nobody cuts a board, the same answer serves again.
+func (s *Source) described(states []migState) []gpu.Board {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.healthy == nil || !slices.EqualFunc(states, s.cut, migState.equal) {
+		s.healthy, s.cut = s.machine.inventory(states).Boards, states
+	}
+	return s.healthy
 }
 
 // linksDown takes links that are down out of what the board has.
