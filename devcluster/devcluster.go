@@ -361,6 +361,8 @@ func (c *Cluster) pluginConfig(b *plugins.Binary, nc NodeConfig, dir string) map
 		config["simulate_faults"] = c.faultFile(nc.Name)
 		config["fingerprint_period"] = "500ms"
 		config["state_dir"] = filepath.Join(dir, "gpu")
+		// What was broken on purpose, and was healed, is needed again at once.
+		config["health"] = map[string]any{"hold_down": "1s", "settle": "1s", "vitals_period": "1s"}
 	case mlPlugin:
 		config["state_dir"] = filepath.Join(dir, "driver-ml")
 		config["log_file"] = filepath.Join(dir, "driver-ml.log")

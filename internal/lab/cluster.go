@@ -261,6 +261,11 @@ plugin "nomad-device-gpu" {
     simulate_node   = "{{.Name}}"
     simulate_faults = "{{.Dir}}/gpu-faults.hcl"
     state_dir       = "{{.Dir}}/gpu"
+    health {
+      hold_down     = "1s"
+      settle        = "1s"
+      vitals_period = "1s"
+    }
   }
 }
 telemetry {
