@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -46,11 +47,30 @@ func (n *node) learnTopology(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the topology: %w", err)
 	}
+	g = remember(g, n.connections())
 	n.mu.Lock()
 	n.wiring = g
 	n.mu.Unlock()
 	n.put("topology", gpu.Overlay{Describe: func(members []gpu.Device) map[string]device.Attribute { return describe(g, members) }})
 	return nil
+}
+
+// remember adds connections that were known before and are not told now, as of
+// a board that is broken at the moment.
+func remember(g, before topology.Graph) topology.Graph {
+	ends := make(map[string]bool)
+	for _, b := range g.GPUs {
+		ends[b.ID] = true
+	}
+	for _, n := range g.NICs {
+		ends[n.Name] = true
+	}
+	for _, l := range before.Links {
+		if ends[l.A] && ends[l.B] && g.Between(l.A, l.B).Kind == "" {
+			g.Links = append(g.Links, l)
+		}
+	}
+	return g.WithIslands()
 }
 
 // graph is the topology as the source tells it, with the boards of all devices.
@@ -70,6 +90,7 @@ func (m machine) graph(ctx context.Context, devices []gpu.Device, simulated bool
 			})
 		}
 	}
+	slices.SortStableFunc(g.GPUs, func(a, b topology.GPU) int { return cmp.Compare(a.Index, b.Index) })
 	if !simulated {
 		g = sysfs.Complete(os.DirFS("/sys"), g)
 	}
@@ -80,7 +101,11 @@ func (m machine) graph(ctx context.Context, devices []gpu.Device, simulated bool
 // connected.
 func describe(g topology.Graph, members []gpu.Device) map[string]device.Attribute {
 	attrs := make(map[string]device.Attribute)
-	ids := boardsOf(members)
+	healthy := slices.DeleteFunc(slices.Clone(members), func(d gpu.Device) bool { return !d.Fault.OK() })
+	if len(healthy) == 0 {
+		healthy = members
+	}
+	ids := boardsOf(healthy) // a broken board must not keep work from the others
 	if class := g.Class(ids); class != "" {
 		attrs["interconnect"] = base.String(class)
 	}
