@@ -145,6 +145,9 @@ func (c Config) check() (settings, error) {
 			problems = append(problems, fmt.Errorf("simulate: %w", err))
 		}
 		s.machine = &m
+		if _, err := simulated.ReadScript(c.SimulateFaults); c.SimulateFaults != "" && err != nil {
+			problems = append(problems, fmt.Errorf("simulate_faults: %w", err))
+		}
 	case c.SimulateNode != "" || c.SimulateFaults != "":
 		problems = append(problems, errors.New("simulate_node and simulate_faults need simulate"))
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"net/url"
+	"path/filepath"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -22,7 +24,11 @@ const patience = 20 * time.Second
 // openSource never fails and does not touch the driver yet.
 func openSource(s settings, log hclog.Logger) gpu.Source {
 	if s.machine != nil {
-		return simulated.New(simulated.Config{Machine: *s.machine, FaultFile: s.faults, Logger: log})
+		c := simulated.Config{Machine: *s.machine, FaultFile: s.faults, Logger: log}
+		if s.stateDir != "" {
+			c.StateFile = filepath.Join(s.stateDir, "simulated-"+url.PathEscape(s.machine.Node)+".json")
+		}
+		return simulated.New(c)
 	}
 	return nvml.New(nvml.Config{})
 }

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
-
 	"github.com/drover-ml/drover/device-plugin/gpu"
 )
 
@@ -42,7 +40,6 @@ func (s *Source) play(script Script) {
 		}
 		next.steps = append(next.steps, placedStep{st, origin})
 	}
-	s.keepOrigins(next, kept)
 	s.warnUnmatched(script)
 
 	s.mu.Lock()
@@ -56,13 +53,23 @@ func (s *Source) play(script Script) {
 	}
 	s.passed, s.timeline = passed, next
 	s.mu.Unlock()
+	s.keepOrigins()
 	wake(s.reset)
 }
 
-// keepOrigins stores when the blocks of a script were first read.
-func (s *Source) keepOrigins(t timeline, kept stored) {
-	if s.store.path == "" {
+// keepOrigins stores when the blocks of the script were first read, unless it
+// did already, or there is no folder to store it in: a command for people
+// leaves none behind.
+func (s *Source) keepOrigins() {
+	if s.store.path == "" || !isFolder(filepath.Dir(s.store.path)) {
 		return
+	}
+	s.mu.Lock()
+	t := s.timeline
+	s.mu.Unlock()
+	kept, err := s.store.view()
+	if err != nil {
+		return // was told
 	}
 	origins := make(map[string]time.Time, len(t.steps))
 	for _, st := range t.steps {
@@ -71,13 +78,18 @@ func (s *Source) keepOrigins(t timeline, kept stored) {
 	if maps.EqualFunc(origins, kept.Script, time.Time.Equal) {
 		return
 	}
-	err := s.store.update(func(v *stored) error {
+	err = s.store.update(func(v *stored) error {
 		v.Script = origins
 		return nil
 	})
 	if err != nil {
 		s.log.Warn("the script will begin anew when the plugin is started again", "error", err)
 	}
+}
+
+func isFolder(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
 
 func (s *Source) warnUnmatched(script Script) {
@@ -253,55 +265,20 @@ func (s *Source) Watch(ctx context.Context, emit func(gpu.Event)) error {
 	}
 }
 
-// Files are looked at when the kernel tells of a change in their folder, and
-// now and then in case it cannot (a link to elsewhere, a network file system).
-const (
-	lookWhenTold = 5 * time.Second
-	lookUntold   = 250 * time.Millisecond
-)
-
 // watchFiles reads the fault file, and reads it again and hints at a change
 // when it or the state file is another.
 func (s *Source) watchFiles() {
-	paths := slices.DeleteFunc([]string{s.faultFile, s.store.path}, func(p string) bool { return p == "" })
-	period := lookWhenTold
-	var told chan fsnotify.Event
-	var failures chan error
-	watch, err := fsnotify.NewBufferedWatcher(64)
-	if err == nil {
-		for _, p := range paths {
-			err = errors.Join(err, watch.Add(filepath.Dir(p)))
-		}
-		told, failures = watch.Events, watch.Errors
-	}
-	if err != nil {
-		s.log.Debug("files of the simulated GPUs are looked at several times a second", "reason", err)
-		period = lookUntold
-	}
+	w := fileWatch{log: s.log, paths: slices.DeleteFunc([]string{s.faultFile, s.store.path}, func(p string) bool { return p == "" })}
+	w.start()
 	// Looked at before they are read, so that no change in between is missed.
-	last := stats(paths)
+	last := stats(w.paths)
 	if s.reload() {
 		<-s.reset // nobody has looked yet, so there is nothing to hint at
 	}
 	s.background.Go(func() {
-		if watch != nil {
-			defer watch.Close()
-		}
-		ticker := time.NewTicker(period)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-s.ctx.Done():
-				return
-			case <-ticker.C:
-			case <-failures: // events were lost: look
-			case e, ok := <-told:
-				// Closed only by ourselves, on the way out.
-				if ok && !slices.ContainsFunc(paths, func(p string) bool { return filepath.Base(p) == filepath.Base(e.Name) }) {
-					continue
-				}
-			}
-			now := stats(paths)
+		defer w.stop()
+		for w.wait(s.ctx) {
+			now := stats(w.paths)
 			if !sameFile(last[s.faultFile], now[s.faultFile]) {
 				s.reload()
 			}
@@ -309,18 +286,9 @@ func (s *Source) watchFiles() {
 				wake(s.changes)
 			}
 			last = now
+			s.keepOrigins() // the folder may be there only now
 		}
 	})
-}
-
-func stats(paths []string) map[string]os.FileInfo {
-	files := make(map[string]os.FileInfo)
-	for _, p := range paths {
-		if info, err := os.Stat(p); err == nil {
-			files[p] = info
-		}
-	}
-	return files
 }
 
 // reload reads the fault file. A malformed one changes nothing: it may be half

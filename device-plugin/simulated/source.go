@@ -15,8 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -37,8 +35,9 @@ type Config struct {
 	FaultFile string
 	// Script is what happens where there is no FaultFile.
 	Script Script
-	// StateFile keeps what outlives the process; "" keeps nothing, and so does
-	// a file in a folder that does not exist.
+	// StateFile keeps what outlives the process: "" keeps nothing. Several
+	// processes may use it. Its folder is made when a board is cut; without a
+	// folder, the clocks of the script are not kept.
 	StateFile string
 	Logger    hclog.Logger // nil discards
 	// ProcDir is where the processes of this host are; "" is /proc.
@@ -93,10 +92,6 @@ func New(c Config) *Source {
 	if c.Booted.IsZero() {
 		c.Booted = hostBooted()
 	}
-	if dir := filepath.Dir(c.StateFile); c.StateFile != "" && !isFolder(dir) {
-		c.Logger.Debug("the state of the simulated GPUs is kept in memory only", "missing", dir)
-		c.StateFile = ""
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Source{
 		machine: c.Machine, faultFile: c.FaultFile, log: c.Logger, booted: c.Booted,
@@ -120,11 +115,6 @@ func New(c Config) *Source {
 	}
 	s.background.Go(s.clock)
 	return s
-}
-
-func isFolder(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.IsDir()
 }
 
 // hostBooted is when this host was booted, to the second.

@@ -90,6 +90,9 @@ func (s *store) update(change func(*stored) error) error {
 		s.value = next
 		return nil
 	}
+	if err := os.MkdirAll(filepath.Dir(s.path), 0o755); err != nil {
+		return fmt.Errorf("keeping the state of the simulated GPUs: %w; set state_dir to a folder that can be written", err)
+	}
 	unlock, err := lock(s.path + ".lock")
 	if err != nil {
 		return err
