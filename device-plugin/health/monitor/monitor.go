@@ -57,8 +57,7 @@ type Monitor struct {
 	answered   time.Time
 	checking   map[gpu.ID]bool
 	watchError string
-	saved      health.Report // what is on disk
-	savedAt    time.Time
+	kept       kept
 }
 
 // New makes a monitor, which knows what the file tells. A file that cannot be
@@ -76,6 +75,7 @@ func New(c Config) (*Monitor, error) {
 		config: c, log: c.Log, tracker: tracker, checking: map[gpu.ID]bool{},
 		kick: make(chan struct{}, 1), hurry: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
 	}
+	m.kept.changed = make(chan struct{})
 	m.restore()
 	return m, nil
 }
@@ -116,11 +116,11 @@ func (m *Monitor) Run(ctx context.Context) error {
 	}
 	var published map[gpu.ID]gpu.Fault
 	for {
-		faults, due, next := m.step()
+		due, next := m.step()
 		for _, c := range due {
 			apart(func() { m.check(ctx, c) })
 		}
-		wake(m.dirty)
+		faults := m.Faults()
 		if published == nil || !reflect.DeepEqual(faults, published) {
 			published = faults
 			if m.config.Publish != nil {
@@ -144,11 +144,11 @@ func (m *Monitor) Run(ctx context.Context) error {
 
 // step does what the time asks for, and tells which devices are to be checked
 // and when to come again.
-func (m *Monitor) step() (map[gpu.ID]gpu.Fault, []health.Check, time.Duration) {
+func (m *Monitor) step() ([]health.Check, time.Duration) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	before := m.tracker.Report()
+	defer m.changes()()
 	m.stalled(now)
 	m.tracker.Tick(now)
 	var due []health.Check
@@ -158,12 +158,11 @@ func (m *Monitor) step() (map[gpu.ID]gpu.Fault, []health.Check, time.Duration) {
 			due = append(due, c)
 		}
 	}
-	m.tell(before)
 	pause := m.config.Health.StallAfter
 	if next := m.tracker.Next(now); !next.IsZero() {
 		pause = min(pause, next.Sub(now))
 	}
-	return m.tracker.Faults(), due, pause
+	return due, pause
 }
 
 // stalled notices that the vitals have not been answered for too long.
@@ -180,9 +179,22 @@ func (m *Monitor) observe(f func(now time.Time, t *health.Tracker)) {
 	defer wake(m.kick)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	before := m.tracker.Report()
+	defer m.changes()()
 	f(time.Now(), m.tracker)
-	m.tell(before)
+}
+
+// changes is to be called before a change, and what it returns after it: that
+// logs what became of devices, and notes that there is something to save. The
+// lock is held.
+func (m *Monitor) changes() func() {
+	report, faults := m.tracker.Report(), m.tracker.Faults()
+	return func() {
+		m.tell(report)
+		if !reflect.DeepEqual(faults, m.tracker.Faults()) {
+			m.kept.current++
+		}
+		wake(m.dirty)
+	}
 }
 
 func wake(c chan struct{}) {
@@ -195,7 +207,6 @@ func wake(c chan struct{}) {
 // ObserveInventory takes a reading of the boards that somebody made.
 func (m *Monitor) ObserveInventory(inv gpu.Inventory) {
 	m.observe(func(now time.Time, t *health.Tracker) {
-		first := !m.looked
 		m.boards, m.looked = nil, true
 		for _, b := range inv.Boards {
 			if b.ID != "" && b.Fault == "" {
@@ -203,10 +214,8 @@ func (m *Monitor) ObserveInventory(inv gpu.Inventory) {
 			}
 		}
 		t.ObserveInventory(now, inv)
-		if first {
-			wake(m.hurry)
-		}
 	})
+	wake(m.hurry) // there may have been a reason for it that the vitals tell
 }
 
 // ObserveFailure takes that a reading of the boards failed as a whole.
@@ -214,11 +223,14 @@ func (m *Monitor) ObserveFailure(err error) {
 	m.observe(func(now time.Time, t *health.Tracker) { t.ObserveFailure(now, err) })
 }
 
-// Faults are the devices that must not get new work.
+// Faults are the devices that must not get new work. While Keep runs they are
+// on disk by the time that this returns, or the disk is slow.
 func (m *Monitor) Faults() map[gpu.ID]gpu.Fault {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.tracker.Faults()
+	faults, version := m.tracker.Faults(), m.kept.current
+	m.mu.Unlock()
+	m.awaitSaved(version)
+	return faults
 }
 
 // Report tells the health of every device.

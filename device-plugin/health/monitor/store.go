@@ -32,6 +32,51 @@ const (
 	savePeriod = 5 * time.Minute
 )
 
+// kept is what is on disk.
+type kept struct {
+	going  bool // Keep runs
+	report health.Report
+	at     time.Time
+	// current counts how often the faults changed, and saved is its value when
+	// the file was written last.
+	current, saved int
+	changed        chan struct{} // closed, and replaced, when saved or going changes
+}
+
+// savePatience is for how long others do not hear of a fault so that it is on
+// disk when they do.
+const savePatience = 500 * time.Millisecond
+
+// awaitSaved waits until a version of the faults is on disk, so that a plugin
+// that is killed as soon as somebody heard of a fault knows of it when it is
+// started again. A disk that is slow does not keep a fault a secret for long.
+func (m *Monitor) awaitSaved(version int) {
+	timer := time.NewTimer(savePatience)
+	defer timer.Stop()
+	for {
+		m.mu.Lock()
+		done, changed := !m.kept.going || m.kept.saved >= version, m.kept.changed
+		m.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-timer.C:
+			return
+		case <-changed:
+		}
+	}
+}
+
+// note changes what is known to be on disk.
+func (m *Monitor) note(change func(*kept)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change(&m.kept)
+	close(m.kept.changed)
+	m.kept.changed = make(chan struct{})
+}
+
 // restore reads the file.
 func (m *Monitor) restore() {
 	if m.config.File == "" {
@@ -66,6 +111,8 @@ func (m *Monitor) Keep(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
+	m.note(func(k *kept) { k.going = true })
+	defer m.note(func(k *kept) { k.going = false })
 	ticker := time.NewTicker(keepPeriod)
 	defer ticker.Stop()
 	for {
@@ -88,8 +135,8 @@ func (m *Monitor) Keep(ctx context.Context) error {
 func (m *Monitor) save(always bool) error {
 	now := time.Now()
 	m.mu.Lock()
-	report := m.tracker.Report()
-	if !always && now.Sub(m.savedAt) < savePeriod && reflect.DeepEqual(report, m.saved) {
+	report, current := m.tracker.Report(), m.kept.current
+	if !always && now.Sub(m.kept.at) < savePeriod && current == m.kept.saved && reflect.DeepEqual(report, m.kept.report) {
 		m.mu.Unlock()
 		return nil
 	}
@@ -101,9 +148,7 @@ func (m *Monitor) save(always bool) error {
 	if err != nil {
 		return fmt.Errorf("keeping the health of the GPUs: %w", err)
 	}
-	m.mu.Lock()
-	m.saved, m.savedAt = report, now
-	m.mu.Unlock()
+	m.note(func(k *kept) { k.report, k.at, k.saved = report, now, current })
 	return nil
 }
 
