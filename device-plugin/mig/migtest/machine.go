@@ -23,9 +23,16 @@ type Machine struct {
 	// Before and After are called around each call; an error of Before is the
 	// call's, and nothing happens then. An error of After is returned although
 	// it happened. Nil are not called. Set them before use.
-	Before, After func(call string) error
+	Before, After func(Call) error
 	// NeedsReset makes changes of the mode wait for Reset.
 	NeedsReset bool
+}
+
+// Call is a call of a Machine.
+type Call struct {
+	Name        string // "boards", "mode", "create", "destroy"
+	Board       string
+	GPUInstance int // of destroy
 }
 
 // NewMachine makes a machine with boards of a model ("NVIDIA A100-SXM4-40GB"),
@@ -41,7 +48,7 @@ func NewMachine(product string, n int) *Machine {
 var _ mig.Controller = (*Machine)(nil)
 
 // around makes a call between Before and After.
-func (m *Machine) around(call string, do func() error) error {
+func (m *Machine) around(call Call, do func() error) error {
 	if m.Before != nil {
 		if err := m.Before(call); err != nil {
 			return err
@@ -59,7 +66,7 @@ func (m *Machine) around(call string, do func() error) error {
 // Boards implements mig.Controller.
 func (m *Machine) Boards(context.Context) ([]mig.Board, error) {
 	var boards []mig.Board
-	err := m.around("boards", func() error {
+	err := m.around(Call{Name: "boards"}, func() error {
 		boards = m.read()
 		return nil
 	})
@@ -106,7 +113,7 @@ func (m *Machine) board(id string) (*mig.Board, error) {
 
 // SetMode implements mig.Controller.
 func (m *Machine) SetMode(_ context.Context, board string, enabled bool) (pending bool, err error) {
-	err = m.around("mode", func() error {
+	err = m.around(Call{Name: "mode", Board: board}, func() error {
 		b, err := m.board(board)
 		if err != nil {
 			return err
@@ -129,7 +136,7 @@ func (m *Machine) SetMode(_ context.Context, board string, enabled bool) (pendin
 
 // Create implements mig.Controller.
 func (m *Machine) Create(_ context.Context, board string, s mig.Instance) error {
-	return m.around("create", func() error {
+	return m.around(Call{Name: "create", Board: board}, func() error {
 		b, err := m.board(board)
 		if err != nil {
 			return err
@@ -171,7 +178,7 @@ func (m *Machine) add(b *mig.Board, profile string, at mig.Placement, compute []
 
 // Destroy implements mig.Controller.
 func (m *Machine) Destroy(_ context.Context, board string, gpuInstance int) error {
-	return m.around("destroy", func() error {
+	return m.around(Call{Name: "destroy", Board: board, GPUInstance: gpuInstance}, func() error {
 		b, err := m.board(board)
 		if err != nil {
 			return err

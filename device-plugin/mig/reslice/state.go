@@ -31,15 +31,18 @@ type Request struct {
 	Evict  bool
 	// Timeout is how long to wait for processes; 0 is for ever.
 	Timeout time.Duration
+	// Reached says that the board is like that at present.
+	Reached bool
 }
 
 // Want replaces what is wanted of a board, whatever it is up to; where it is
-// cordoned it stays so. To want again what is wanted already changes nothing,
-// unless that failed, or the way there is another.
+// cordoned it stays so. To want again what is on its way, or reached, changes
+// nothing.
 func (s *State) Want(board string, r Request, now time.Time) {
 	old, ok := s.Boards[board]
 	same := ok && old.Name == r.Name && reflect.DeepEqual(old.Layout, r.Layout)
-	if same && (old.Phase == Done || old.Phase != Failed && old.Evict == r.Evict && r.Timeout == 0 && old.Deadline.IsZero()) {
+	onTheWay := !old.Phase.Settled() && old.Evict == r.Evict && old.Deadline.IsZero() && r.Timeout == 0
+	if same && (onTheWay || old.Phase == Done && r.Reached) {
 		return
 	}
 	t := Task{

@@ -46,7 +46,7 @@ type Task struct {
 
 	Phase Phase     `json:"phase"`
 	Since time.Time `json:"since"` // of the phase
-	// Reason is what it waits for, or why it failed.
+	// Reason is what it waits for, why it failed, or what came after.
 	Reason string `json:"reason,omitempty"`
 	// Cordon are the devices that get no new work, since CordonedSince.
 	Cordon        []string  `json:"cordon,omitempty"`
@@ -131,7 +131,7 @@ func (t Task) Next(b *mig.Board, now time.Time, l Limits) (Task, Action) {
 		// Instances do not survive a restart of the machine or a reset of the
 		// board: they are made again. Somebody's own are left alone.
 		if destroys(plan) {
-			return t, Action{Wait: l.Poll}
+			return t.to(Done, now, "reached, and changed by somebody since"), Action{Wait: l.Poll}
 		}
 		t.Deadline = time.Time{}
 		t = t.to(Desired, now, "")
@@ -156,7 +156,7 @@ func (t Task) complete(now time.Time, l Limits) (Task, Action) {
 	case Slicing:
 		return t.to(Verifying, now, ""), Action{}
 	case Done:
-		return t, Action{Wait: l.Poll}
+		return t.to(Done, now, ""), Action{Wait: l.Poll}
 	}
 	t.Cordon, t.Touched, t.Steps, t.Failures = nil, false, 0, 0
 	t.CordonedSince, t.Retry = time.Time{}, time.Time{}
