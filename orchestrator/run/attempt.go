@@ -35,8 +35,10 @@ func (a *actor) try(t *task, notBefore time.Time) {
 		at.JobID = jobspec.JobID(string(a.state.ID), n.ID, at.Trial, at.Number)
 		at.Prepared = true
 	}
-	if before := a.moved(t); before != nil && before.hearsay {
-		at.Hearsay, at.HearsayUntil = &before.Move.Fault, now().Add(failover.HearsayTimeout)
+	for _, before := range a.moved(t) {
+		if before.hearsay {
+			at.Hearsay, at.HearsayUntil = &before.Move.Fault, now().Add(failover.HearsayTimeout)
+		}
 	}
 	t.attempts = append(t.attempts, at)
 	a.open[at.JobID] = at
@@ -173,8 +175,8 @@ func (a *actor) waits(at *attempt, reason string) string {
 		return reason
 	}
 	text := fmt.Sprintf("no node has %s free: %s", ask(spec.Resources), reason)
-	if before := a.moved(at.task); before != nil {
-		text += "; it was " + before.Move.Why()
+	if moved := a.moved(at.task); len(moved) > 0 {
+		text += "; it was " + moved[len(moved)-1].Move.Why()
 	}
 	return text
 }
@@ -488,7 +490,7 @@ func (a *actor) started(at *attempt, alloc *Alloc) {
 	a.event(Event{Type: "attempt", Node: at.Node, Trial: at.Trial, Phase: Running, Message: fmt.Sprintf("started on node %s, allocation %s", alloc.NodeName, short(alloc.ID))})
 	a.engine.tails.add(at.JobID, alloc.ID, a)
 	at.task.startedAt(*at.Started)
-	a.resumeMove(at, alloc)
+	a.resumeMove(at)
 	t, n := at.task, at.task.node
 	if t.trial != nil {
 		t.trial.Phase, t.trial.Reason, t.trial.Progress = Running, "", nil

@@ -164,6 +164,7 @@ func (a *actor) conclude(at *attempt, o outcome) {
 	if at.Started != nil {
 		at.task.startedAt(*at.Started)
 	}
+	a.resumeMove(at)
 	delete(a.open, at.JobID)
 	a.engine.unsubscribe(at.JobID, a)
 	a.engine.tails.drop(at.JobID)

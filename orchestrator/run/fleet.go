@@ -12,10 +12,6 @@ import (
 	"github.com/drover-ml/drover/orchestrator/problem"
 )
 
-// instancesEvery is how often an endpoint's instance that was moved is looked
-// for on its new node.
-const instancesEvery = time.Second
-
 // fleet knows the faults of the cluster's devices. It keeps an incident for
 // each, tells the runs, and moves the endpoints' instances. Like an actor, it
 // stores what it decides before it acts, and can have all else again.
@@ -164,7 +160,9 @@ func (f *fleet) ring() {
 
 // run looks at the news until ctx ends.
 func (f *fleet) run(ctx context.Context) {
-	tick := time.NewTicker(instancesEvery)
+	// Where an instance that was moved has gone is asked for as often as the
+	// metrics of tasks are.
+	tick := time.NewTicker(f.engine.config.TailEvery)
 	defer tick.Stop()
 	for failures := 0; ; {
 		select {

@@ -280,39 +280,44 @@ func (a *actor) endMove(at *attempt) {
 	}
 }
 
-// resumeMove notes where the task of an attempt that was moved goes on.
-func (a *actor) resumeMove(at *attempt, alloc *Alloc) {
-	before := a.moved(at.task)
-	if before == nil {
+// resumeMove notes that a task that was moved goes on in an attempt that has
+// started.
+func (a *actor) resumeMove(at *attempt) {
+	if at.Started == nil {
 		return
 	}
-	m := before.Move
-	m.Phase, m.Resumed, m.To = failover.Resumed, new(alloc.Started.UTC()), alloc.NodeName
-	m.Outcome = fmt.Sprintf("goes on on node %s from the beginning", alloc.NodeName)
-	if m.Checkpoint != nil {
-		m.Outcome = fmt.Sprintf("goes on on node %s from step %d", alloc.NodeName, *m.Checkpoint)
+	for _, before := range a.moved(at.task) {
+		if before == at {
+			continue
+		}
+		m := before.Move
+		m.Phase, m.Resumed, m.To = failover.Resumed, at.Started, at.NodeName
+		m.Outcome = fmt.Sprintf("goes on on node %s from the beginning", at.NodeName)
+		if m.Checkpoint != nil {
+			m.Outcome = fmt.Sprintf("goes on on node %s from step %d", at.NodeName, *m.Checkpoint)
+		}
+		a.change.attempts.add(before)
+		a.say(at, fmt.Sprintf("%s; it %s", m.Why(), m.Outcome))
 	}
-	a.change.attempts.add(before)
-	a.say(at, fmt.Sprintf("%s; it %s", m.Why(), m.Outcome))
 }
 
 // abandonMove notes that a task that was to go on elsewhere does not.
 func (a *actor) abandonMove(t *task, phase Phase) {
-	if before := a.moved(t); before != nil {
+	for _, before := range a.moved(t) {
 		before.Move.Phase, before.Move.Outcome = failover.Over, fmt.Sprintf("%s before it went on", phase)
 		a.change.attempts.add(before)
 	}
 }
 
-// moved is a task's attempt that was moved and has not gone on yet, nil if
-// there is none.
-func (a *actor) moved(t *task) *attempt {
-	for i := len(t.attempts) - 1; i >= 0; i-- {
-		if x := t.attempts[i]; x.Round == a.state.Round && x.Move != nil && x.Move.Phase == failover.Left {
-			return x
+// moved are a task's attempts that were moved and have not gone on yet.
+func (a *actor) moved(t *task) []*attempt {
+	var all []*attempt
+	for _, x := range t.attempts {
+		if x.Round == a.state.Round && x.Move != nil && x.Move.Phase == failover.Left {
+			all = append(all, x)
 		}
 	}
-	return nil
+	return all
 }
 
 // hears reports whether an attempt may be registered: Nomad knows of the fault

@@ -182,3 +182,15 @@ func (c *Cluster) StopAlloc(ctx context.Context, allocID string) error {
 		return nil
 	})
 }
+
+// StartsByMeta is how often each step and endpoint has started.
+func (c *Cluster) StartsByMeta() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := map[string]int{}
+	for id, n := range c.starts {
+		meta := c.jobs[id].spec.Meta
+		out[meta[jobspec.MetaStep]+meta[jobspec.MetaEndpoint]+" "+meta[jobspec.MetaAttempt]] += n
+	}
+	return out
+}
