@@ -200,6 +200,9 @@ func validatePolicies(j *api.Job, tg *api.TaskGroup, bad func(string, ...any)) {
 		default:
 			bad("task group %s: invalid delay function %q, must be one of [constant exponential fibonacci]", *tg.Name, *p.DelayFunction)
 		}
+		if *p.Unlimited && *p.Attempts > 0 {
+			bad("task group %s: Reschedule Policy with Attempts = %d, Interval = %v, and Unlimited = true is ambiguous", *tg.Name, *p.Attempts, *p.Interval)
+		}
 		if *p.Delay < 5*time.Second {
 			bad("task group %s: delay cannot be less than 5s (got %v)", *tg.Name, *p.Delay)
 		}

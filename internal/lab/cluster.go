@@ -196,7 +196,9 @@ func (c *devclusterCluster) ScriptGPUs(node, script string) {
 	writeScript(c.t, filepath.Join(c.nodeDir(node), "gpu-faults.hcl"), script)
 }
 
-func (c *devclusterCluster) GPUState(node string) string { return filepath.Join(c.nodeDir(node), "gpu") }
+func (c *devclusterCluster) GPUState(node string) string {
+	return filepath.Join(c.nodeDir(node), "gpu")
+}
 
 func (c *devclusterCluster) KillNode(name string) {
 	c.t.Helper()
