@@ -193,15 +193,16 @@ func TestBounds(t *testing.T) {
 		report.Conditions = append(report.Conditions, health.ConditionReport{Signal: health.Signal(fmt.Sprint(x))})
 	}
 	r.Health(health.Report{Devices: []health.DeviceReport{report}})
+	families := r.families(t)
 	for family, want := range map[string]int{
 		"drover_gpu_healthy": maxUnits, "drover_gpu_task_processes": maxTasks,
 		"drover_gpu_xid_errors_total": maxXIDs, "drover_gpu_condition": maxConditions,
 	} {
-		if got := len(r.families(t)[family].GetMetric()); got != want {
+		if got := len(families[family].GetMetric()); got != want {
 			t.Errorf("%d series of %s, want %d", got, family, want)
 		}
 	}
-	if got := r.series(t, "drover_gpu_tasks_not_shown")[""]; got != 3 {
+	if got := families["drover_gpu_tasks_not_shown"].GetMetric()[0].GetGauge().GetValue(); got != 3 {
 		t.Errorf("%v tasks are said to be left out, want 3", got)
 	}
 }
