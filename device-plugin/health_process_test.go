@@ -87,8 +87,12 @@ func TestProcessHealth(t *testing.T) {
 	write(t, script, resets.String())
 	await(t, published, "all GPUs back in service", func(out map[int]string) bool { return len(out) == 0 })
 
-	p.Kill() // what it knew is on disk, or will be known anew
-	stdout, stderr, status := runHealth(t, "-state-dir", filepath.Join(dir, "state"), "-json")
+	stdout, stderr, status := runHealth(t, "-state-dir", filepath.Join(dir, "state"))
+	if status != 0 || stderr != "" || strings.Count(stdout, "\n") != 1+len(codes) {
+		t.Errorf("health of a plugin that runs: status %d: %s%s", status, stdout, stderr)
+	}
+	p.Kill()
+	stdout, stderr, status = runHealth(t, "-state-dir", filepath.Join(dir, "state"), "-json")
 	var report health.Report
 	if err := json.Unmarshal([]byte(stdout), &report); err != nil || status != 0 {
 		t.Fatalf("health: %v, status %d: %s", err, status, stderr)

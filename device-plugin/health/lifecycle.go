@@ -268,8 +268,12 @@ type Check struct {
 }
 
 // Due lists the devices whose hold-down is over. Each stays due until its
-// result is observed.
+// result is observed. While the machine as a whole cannot be read none is: that
+// must use up nobody's attempts.
 func (t *Tracker) Due(now time.Time) []Check {
+	if t.failure.text != "" || t.stall.text != "" {
+		return nil
+	}
 	var due []Check
 	for id, u := range t.units {
 		if b := t.boards[u.board]; u.state == Waiting && b != nil && b.listed && !now.Before(u.holdUntil) {

@@ -76,7 +76,7 @@ func (tr *trace) step() {
 	case "fail":
 		tr.tracker.ObserveFailure(tr.now, errors.New("the driver hangs"))
 	case "stall":
-		tr.tracker.ObserveStall(rapid.SampledFrom([]time.Time{{}, tr.now}).Draw(tr.rt, "since"))
+		tr.tracker.ObserveStall(rapid.SampledFrom([]time.Time{{}, tr.now}).Draw(tr.rt, "since"), nil)
 	case "short":
 		tr.pass(time.Duration(rapid.IntRange(1, 120).Draw(tr.rt, "seconds")) * time.Second)
 		tr.read()
@@ -111,7 +111,7 @@ func (tr *trace) step() {
 
 // restarted is a restart, after which the tracker must know what it knew.
 func (tr *trace) restarted(boot string) {
-	tr.tracker.ObserveStall(time.Time{}) // not of the past
+	tr.tracker.ObserveStall(time.Time{}, nil) // not of the past
 	tr.look()
 	before := tr.tracker.Report()
 	tr.restart("boot-1", tr.config)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
@@ -250,23 +251,14 @@ func (d storedUnit) check() error {
 		if _, ok := lookup(signal); !ok {
 			return fmt.Errorf("unknown signal %q", signal)
 		}
-		if c.Action != "" && !known(c.Action) {
+		if c.Action != "" && !slices.Contains(actions, c.Action) {
 			return fmt.Errorf("%s: unknown action %q", signal, c.Action)
 		}
 	}
-	if !known(cmp.Or(d.Action, gpustatus.Keep)) || d.State != Healthy && d.Action == "" {
+	if !slices.Contains(actions, cmp.Or(d.Action, gpustatus.Keep)) || d.State != Healthy && d.Action == "" {
 		return fmt.Errorf("unknown action %q", d.Action)
 	}
 	return nil
-}
-
-func known(a gpustatus.Action) bool {
-	for _, k := range actions {
-		if k == a {
-			return true
-		}
-	}
-	return false
 }
 
 func pointer(t time.Time) *time.Time {

@@ -218,14 +218,19 @@ func lostAt(lost []gpu.Lost, index int) string {
 // That condemns no device: all are unhealthy until a reading works.
 func (t *Tracker) ObserveFailure(now time.Time, err error) { t.failure.set(now, oneLine(err.Error())) }
 
-// ObserveStall takes that the vitals have not been answered since a time, or,
-// if that is zero, that they are again. Like a failure it condemns no device.
-func (t *Tracker) ObserveStall(since time.Time) {
+// ObserveStall takes that the vitals have not been answered since a time, and
+// why if that is known; or, if the time is zero, that they are again. Like a
+// failure it condemns no device.
+func (t *Tracker) ObserveStall(since time.Time, why error) {
 	if since.IsZero() {
 		t.stall = trouble{}
 		return
 	}
-	t.stall = trouble{text: "nobody watches the health of the GPUs: the driver has not answered", since: since}
+	text := "the driver does not answer"
+	if why != nil {
+		text = why.Error()
+	}
+	t.stall = trouble{text: "nobody watches the health of the GPUs: " + oneLine(text), since: since}
 }
 
 // ObserveEvent takes what the driver reported. Events of boards that no

@@ -215,13 +215,34 @@ func TestDriverFailure(t *testing.T) {
 	if f := n.tracker.Faults(); len(f) != 1 {
 		t.Errorf("after it works again: %v", f)
 	}
-	n.tracker.ObserveStall(n.now.Add(-2 * time.Minute))
+	n.tracker.ObserveStall(n.now.Add(-2*time.Minute), nil)
 	if f := n.fault(id(0)); f.Action != gpustatus.Keep || !strings.Contains(f.Reason, "nobody watches the health") {
 		t.Errorf("stalled: %+v", f)
 	}
-	n.tracker.ObserveStall(time.Time{})
+	n.tracker.ObserveStall(time.Time{}, nil)
 	if f := n.fault(id(0)); !f.OK() {
 		t.Errorf("after the stall: %+v", f)
+	}
+}
+
+// TestNoCheckWithoutDriver must not use up attempts for what no GPU can help.
+func TestNoCheckWithoutDriver(t *testing.T) {
+	n := newNode(t, 2, quick())
+	n.xid(0, 119)
+	n.reset(0)
+	n.tracker.ObserveFailure(n.now, errors.New("no answer"))
+	n.pass(time.Hour)
+	if n.check(nil) != 0 {
+		t.Error("checked without a driver")
+	}
+	n.look()
+	n.tracker.ObserveStall(n.now, errors.New("no answer"))
+	if n.check(nil) != 0 {
+		t.Error("checked while nobody watches")
+	}
+	n.tracker.ObserveStall(time.Time{}, nil)
+	if n.check(nil) != 1 || n.device(id(0)).Attempts != 1 {
+		t.Error("not checked when it works again")
 	}
 }
 

@@ -26,19 +26,27 @@ func (m *Monitor) check(ctx context.Context, c health.Check) {
 		wake(m.kick) // it may be due again
 	}()
 	err := m.examine(ctx, c)
-	if ctx.Err() != nil {
+	var machine machineError
+	switch {
+	case ctx.Err() != nil:
 		return // the plugin ends: this was no attempt
+	case errors.As(err, &machine): // nor was this
+		m.ObserveFailure(machine.error)
+		return
 	}
 	m.log.Info("GPU was checked", "id", c.Device, "passed", err == nil, "error", err)
 	m.observe(func(now time.Time, t *health.Tracker) { t.ObserveCheck(now, c, err) })
 }
+
+// machineError is that the machine as a whole could not be read.
+type machineError struct{ error }
 
 // examine identifies the device, reads its board's vitals twice, and runs the
 // site's command.
 func (m *Monitor) examine(ctx context.Context, c health.Check) error {
 	inv, err := m.config.Inventory(ctx)
 	if err != nil {
-		return fmt.Errorf("listing the GPUs: %w", err)
+		return machineError{err}
 	}
 	if err := listed(inv, c); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -55,6 +56,7 @@ type Monitor struct {
 	// answered is when the vitals were read last, or first asked for; zero if
 	// there is nothing to read.
 	answered   time.Time
+	unanswered error // why they could not be read last; nil if they could
 	checking   map[gpu.ID]bool
 	watchError string
 	kept       kept
@@ -145,7 +147,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 // step does what the time asks for, and tells which devices are to be checked
 // and when to come again.
 func (m *Monitor) step() ([]health.Check, time.Duration) {
-	now := time.Now()
+	now := time.Now().UTC()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.changes()()
@@ -168,10 +170,10 @@ func (m *Monitor) step() ([]health.Check, time.Duration) {
 // stalled notices that the vitals have not been answered for too long.
 func (m *Monitor) stalled(now time.Time) {
 	if m.answered.IsZero() || now.Sub(m.answered) < m.config.Health.StallAfter {
-		m.tracker.ObserveStall(time.Time{})
+		m.tracker.ObserveStall(time.Time{}, nil)
 		return
 	}
-	m.tracker.ObserveStall(m.answered)
+	m.tracker.ObserveStall(m.answered, m.unanswered)
 }
 
 // observe lets the tracker take something, and has the consequences drawn.
@@ -180,7 +182,7 @@ func (m *Monitor) observe(f func(now time.Time, t *health.Tracker)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.changes()()
-	f(time.Now(), m.tracker)
+	f(time.Now().UTC(), m.tracker)
 }
 
 // changes is to be called before a change, and what it returns after it: that
@@ -327,9 +329,8 @@ func (m *Monitor) readOnce(ctx context.Context, boards []gpu.ID) {
 		return
 	}
 	m.observe(func(now time.Time, t *health.Tracker) {
-		if err != nil {
-			m.log.Debug("the vitals of the GPUs cannot be read", "error", err)
-			return
+		if m.unanswered = err; err != nil {
+			return // a stall if it lasts
 		}
 		m.answered = now
 		t.ObserveVitals(now, readings)
@@ -343,7 +344,7 @@ func (m *Monitor) tell(before health.Report) {
 		m.log.Error("no GPU gets new work", "reason", after.Failure)
 	}
 	for _, w := range after.Warnings {
-		if !contains(before.Warnings, w) {
+		if !slices.Contains(before.Warnings, w) {
 			m.log.Error(w)
 		}
 	}
@@ -361,29 +362,12 @@ func (m *Monitor) tell(before health.Report) {
 			m.log.Warn("GPU is out of service", "id", d.ID, "state", d.State, "reason", d.Reason, "running_work", d.Action)
 		}
 		for _, c := range d.Conditions {
-			if c.Severity == health.Degraded && !hasCondition(old, c.Signal) {
+			had := func(o health.ConditionReport) bool { return o.Signal == c.Signal }
+			if c.Severity == health.Degraded && !slices.ContainsFunc(old.Conditions, had) {
 				m.log.Warn("GPU is degraded, and stays in service", "id", d.ID, "signal", c.Signal, "reason", c.Text)
 			}
 		}
 	}
-}
-
-func hasCondition(d health.DeviceReport, s health.Signal) bool {
-	for _, c := range d.Conditions {
-		if c.Signal == s {
-			return true
-		}
-	}
-	return false
-}
-
-func contains(all []string, one string) bool {
-	for _, s := range all {
-		if s == one {
-			return true
-		}
-	}
-	return false
 }
 
 // pause reports whether ctx has not ended meanwhile.

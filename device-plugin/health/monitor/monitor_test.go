@@ -24,12 +24,13 @@ import (
 type machine struct {
 	events chan gpu.Event
 
-	mu         sync.Mutex
-	inventory  gpu.Inventory
-	vitals     map[gpu.ID]gpu.Vitals
-	hang       chan struct{} // vitals wait for it, if it is set
-	watchError error
-	reads      int
+	mu        sync.Mutex
+	inventory gpu.Inventory
+	vitals    map[gpu.ID]gpu.Vitals
+	hang      chan struct{} // vitals wait for it, if it is set
+	reads     int
+
+	watchError, vitalsError, inventoryError error
 }
 
 func newMachine(boards ...gpu.ID) *machine {
@@ -46,7 +47,7 @@ func ref[T any](v T) *T { return &v }
 func (m *machine) Inventory(context.Context) (gpu.Inventory, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.inventory, nil
+	return m.inventory, m.inventoryError
 }
 
 func (m *machine) Watch(ctx context.Context, emit func(gpu.Event)) error {
@@ -76,7 +77,7 @@ func (m *machine) Vitals(_ context.Context, boards []gpu.ID) (map[gpu.ID]gpu.Vit
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return maps.Clone(m.vitals), nil
+	return maps.Clone(m.vitals), m.vitalsError
 }
 
 func (m *machine) set(change func()) {
@@ -216,6 +217,49 @@ func TestStall(t *testing.T) {
 		close(hang)
 		if f := <-w.published; len(f) != 1 || f["GPU-1"].OK() {
 			t.Errorf("after it answers: %v", f)
+		}
+	})
+}
+
+// TestVitalsFail is a driver that answers with errors.
+func TestVitalsFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine("GPU-0", "GPU-1")
+		w := watch(t, m, nil)
+		time.Sleep(time.Minute)
+		m.set(func() { m.vitalsError = errors.New("no answer for 20s") })
+		if f := <-w.published; !strings.HasPrefix(f["GPU-0"].Reason, "nobody watches the health of the GPUs: no answer for 20s, since ") {
+			t.Fatalf("published %v", f)
+		}
+		m.set(func() { m.vitalsError = nil })
+		if f := <-w.published; len(f) != 0 {
+			t.Errorf("after it answers: %v", f)
+		}
+	})
+}
+
+// TestCheckWithoutDriver has the driver fail just when a check is due.
+func TestCheckWithoutDriver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine("GPU-0", "GPU-1")
+		w := watch(t, m, nil)
+		w.events <- gpu.Event{Board: "GPU-0", XID: 119}
+		<-w.published
+		w.reset("GPU-0")
+		<-w.published
+		m.set(func() { m.inventoryError = errors.New("driver/library version mismatch") })
+		if f := <-w.published; len(f) != 2 || !strings.HasPrefix(f["GPU-1"].Reason, "driver/library version mismatch") {
+			t.Fatalf("published %v", f)
+		}
+		time.Sleep(time.Hour)
+		for _, d := range w.Report().Devices {
+			if d.Attempts != 0 {
+				t.Errorf("%s has used %d attempts", d.ID, d.Attempts)
+			}
+		}
+		m.set(func() { m.inventoryError = nil })
+		w.ObserveInventory(m.inventory)
+		for f := <-w.published; len(f) > 0; f = <-w.published {
 		}
 	})
 }
