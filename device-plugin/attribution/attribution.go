@@ -110,7 +110,7 @@ func (f *Finder) find(pid int) (Task, bool) {
 	for range maxAncestors {
 		env, err := f.environ(pid)
 		if err == nil && env.Alloc != "" && (best.Alloc == "" || best.Alloc == env.Alloc && best.Task == env.Task) {
-			best = best.with(env)
+			best = best.With(env)
 			if best.Workspace != "" {
 				break
 			}
@@ -127,8 +127,8 @@ func (f *Finder) find(pid int) (Task, bool) {
 	return best, best.Alloc != ""
 }
 
-// with fills what is unknown of a task from another account of it.
-func (t Task) with(o Task) Task {
+// With fills what is unknown of a task from another account of it.
+func (t Task) With(o Task) Task {
 	return Task{
 		Alloc: cmp.Or(t.Alloc, o.Alloc), Task: cmp.Or(t.Task, o.Task), Job: cmp.Or(t.Job, o.Job),
 		Namespace: cmp.Or(t.Namespace, o.Namespace), Workspace: cmp.Or(t.Workspace, o.Workspace),

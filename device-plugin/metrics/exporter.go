@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -224,10 +223,8 @@ func (e *Exporter) Network(started time.Time, interfaces []sysfs.Interface, rdma
 
 // Latest are the readings that are not too old to be shown.
 func (e *Exporter) Latest() gpu.Readings {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	p := page{snapshot: e.snapshot, now: e.config.Now(), ages: e.config.Ages, collections: e.collections}
-	r := gpu.Readings{Samples: make(map[gpu.ID]gpu.Sample), Vitals: make(map[gpu.ID]gpu.Vitals)}
+	p := e.page()
+	r := gpu.Readings{Samples: make(map[gpu.ID]gpu.Sample), Vitals: make(map[gpu.ID]gpu.Vitals), Processes: p.processes}
 	for _, row := range p.rows() {
 		if row.sample != nil {
 			r.Samples[row.id] = *row.sample
@@ -235,9 +232,6 @@ func (e *Exporter) Latest() gpu.Readings {
 		if row.vitals != nil {
 			r.Vitals[row.id] = *row.vitals
 		}
-	}
-	if p.fresh("processes", p.ages.Processes) {
-		r.Processes = p.processes
 	}
 	return r
 }
@@ -274,9 +268,7 @@ const contentType = "text/plain; version=0.0.4; charset=utf-8"
 // ServeHTTP answers with the metrics, whatever the path.
 func (e *Exporter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", contentType)
-	e.mu.Lock()
-	p := page{snapshot: e.snapshot, now: e.config.Now(), ages: e.config.Ages, collections: maps.Clone(e.collections)}
-	e.mu.Unlock()
+	p := e.page()
 	t := newText(w)
 	defer t.release()
 	p.writeDevices(t)

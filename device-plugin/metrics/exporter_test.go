@@ -102,7 +102,11 @@ func TestStale(t *testing.T) {
 		{"samples fail for a while", 10 * time.Second, func() { r.Samples(r.now, nil, errors.New("no")) }, map[string]bool{"DCGM_FI_DEV_GPU_TEMP": true}},
 		{"and for too long", 16 * time.Second, func() { r.Samples(r.now, nil, errors.New("no")) }, map[string]bool{"DCGM_FI_DEV_GPU_TEMP": false, "DCGM_FI_DEV_PCIE_LINK_GEN": true}},
 		{"a source that hands out old samples", 17 * time.Second, func() { r.Samples(r.now, map[gpu.ID]gpu.Sample{"GPU-0": sample()}, nil) }, map[string]bool{"DCGM_FI_DEV_GPU_TEMP": false}},
-		{"processes are old", 61 * time.Second, func() {}, map[string]bool{"drover_gpu_task_processes": false, "DCGM_FI_DEV_PCIE_LINK_GEN": true}},
+		{"processes are old", 61 * time.Second, func() {
+			if got := r.series(t, "drover_gpu_healthy", "alloc_id"); len(got) != 1 || got["-"] != 1 {
+				t.Errorf("the GPU is still somebody's: %v", got)
+			}
+		}, map[string]bool{"drover_gpu_task_processes": false, "DCGM_FI_DEV_PCIE_LINK_GEN": true}},
 		{"all is old", 181 * time.Second, func() {}, map[string]bool{"DCGM_FI_DEV_PCIE_LINK_GEN": false, "drover_gpu_healthy": false, "DCGM_FI_DEV_MIG_MODE": false, "drover_gpu_collection_age_seconds": true}},
 		{"looks fail, which is known", 182 * time.Second, func() { r.Looked(r.now, errors.New("mismatch")) }, map[string]bool{"drover_gpu_healthy": true}},
 	}
@@ -129,7 +133,7 @@ func TestStale(t *testing.T) {
 // TestAttribution: whose a GPU's own series are.
 func TestAttribution(t *testing.T) {
 	one, two := attribution.Task{Alloc: "1", Task: "main", Job: "train"}, attribution.Task{Alloc: "2", Task: "main", Job: "serve"}
-	found := map[int]attribution.Task{10: one, 11: one, 20: two}
+	found := map[int]attribution.Task{10: one, 11: one, 12: {Alloc: "1", Task: "main"}, 20: two}
 	on := func(pid int, kind gpu.ProcessKind) gpu.Process {
 		return gpu.Process{PID: pid, Device: "GPU-0", Kind: kind, MemoryMiB: n(int64(pid)), GPUPercent: n(int64(pid))}
 	}
@@ -145,6 +149,7 @@ func TestAttribution(t *testing.T) {
 		{"two tasks share", []gpu.Process{on(10, gpu.ProcessMPS), on(20, gpu.ProcessMPS)}, "-", map[string]float64{"1": 10, "2": 20}},
 		{"a task and a stranger", []gpu.Process{on(10, gpu.ProcessCompute), on(99, gpu.ProcessCompute)}, "-", map[string]float64{"1": 10}},
 		{"a task and the display", []gpu.Process{on(10, gpu.ProcessCompute), on(99, gpu.ProcessGraphics)}, "1", map[string]float64{"1": 10}},
+		{"accounts of a task that know more and less", []gpu.Process{on(12, gpu.ProcessCompute), on(10, gpu.ProcessCompute)}, "1", map[string]float64{"1": 22}},
 		{"memory of one process is unknown", []gpu.Process{on(10, gpu.ProcessCompute), {PID: 11, Device: "GPU-0"}}, "1", map[string]float64{}},
 	}
 	for _, c := range cases {

@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
@@ -12,6 +14,20 @@ type page struct {
 	now         time.Time
 	ages        Ages
 	collections map[string]collection
+}
+
+// page is that of the present moment.
+func (e *Exporter) page() page {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := page{snapshot: e.snapshot, now: e.config.Now(), ages: e.config.Ages, collections: maps.Clone(e.collections)}
+	if !p.fresh("processes", p.ages.Processes) {
+		p.units, p.use, p.untold, p.processes = slices.Clone(p.units), nil, 0, nil
+		for i := range p.units {
+			p.units[i].task = nil
+		}
+	}
+	return p
 }
 
 // fresh reports whether a kind of reading succeeded within an age.
@@ -58,11 +74,7 @@ type row struct {
 func (p *page) rows() []row {
 	rows := make([]row, len(p.units))
 	samples, vitals := p.fresh("samples", p.ages.Samples), p.fresh("vitals", p.ages.Vitals)
-	tasks := p.fresh("processes", p.ages.Processes)
 	for i, u := range p.units {
-		if !tasks {
-			u.task = nil
-		}
 		rows[i].unit = u
 		if samples {
 			rows[i].sample = p.sample(u)

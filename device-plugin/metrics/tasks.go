@@ -29,6 +29,10 @@ type taskUse struct {
 	labels    []byte
 }
 
+// same reports whether two accounts are of one task. They may differ in what
+// they know of it.
+func same(a, b attribution.Task) bool { return a.Alloc == b.Alloc && a.Task == b.Task }
+
 // total is a sum that is known only if all of its parts are.
 type total struct {
 	sum     int64
@@ -55,6 +59,11 @@ func (u use) only() (attribution.Task, bool) {
 // usesOf adds up processes by the device that the driver says they are on, and
 // the task that they are of. untold are tasks left out for the bound.
 func usesOf(processes []gpu.Process, tasks map[int]attribution.Task) (uses map[gpu.ID]use, untold int) {
+	type key struct {
+		device      gpu.ID
+		alloc, task string
+	}
+	hidden := make(map[key]bool)
 	uses = make(map[gpu.ID]use)
 	shown := 0
 	for _, p := range merged(processes) {
@@ -63,32 +72,39 @@ func usesOf(processes []gpu.Process, tasks map[int]attribution.Task) (uses map[g
 			continue
 		}
 		u.processes++
-		if t, ok := tasks[p.PID]; !ok {
+		t, ok := tasks[p.PID]
+		i := slices.IndexFunc(u.tasks, func(o taskUse) bool { return same(o.task, t) })
+		switch {
+		case !ok:
 			u.foreign++
 			if p.Kind != gpu.ProcessGraphics {
 				u.computing++
 			}
-		} else if i := slices.IndexFunc(u.tasks, func(o taskUse) bool { return o.task == t }); i >= 0 {
-			u.tasks[i].add(p)
-		} else if shown == maxTasks {
-			untold++
-		} else {
+		case i >= 0:
+			u.tasks[i].add(p, t)
+		case shown == maxTasks:
+			hidden[key{p.Device, t.Alloc, t.Task}] = true
+		default:
 			shown++
-			fresh := taskUse{task: t, labels: taskLabels(t)}
-			fresh.add(p)
-			u.tasks = append(u.tasks, fresh)
+			var first taskUse
+			first.add(p, t)
+			u.tasks = append(u.tasks, first)
 		}
 		uses[p.Device] = u
 	}
 	for _, u := range uses {
+		for i := range u.tasks {
+			u.tasks[i].labels = taskLabels(u.tasks[i].task)
+		}
 		slices.SortFunc(u.tasks, func(a, b taskUse) int {
 			return cmp.Or(cmp.Compare(a.task.Alloc, b.task.Alloc), cmp.Compare(a.task.Task, b.task.Task))
 		})
 	}
-	return uses, untold
+	return uses, len(hidden)
 }
 
-func (t *taskUse) add(p gpu.Process) {
+func (t *taskUse) add(p gpu.Process, of attribution.Task) {
+	t.task = t.task.With(of)
 	t.processes++
 	t.memoryMiB.add(p.MemoryMiB)
 	t.percent.add(p.GPUPercent)
