@@ -104,17 +104,29 @@ func (r *reader) instances(d lib.Device) ([]mig.Instance, error) {
 	if err != nil {
 		return nil, err
 	}
+	type slice struct {
+		id                           gpu.ID
+		gpuInstance, computeInstance int
+	}
+	var found []slice
 	r.eachSlice(d, func(_ int, m lib.Device, id gpu.ID, ret lib.Return) {
-		gi := read(r, m.GetGpuInstanceId, "nvmlDeviceGetGpuInstanceId")
-		if ret != lib.SUCCESS || gi == nil {
+		if ret != lib.SUCCESS {
 			return
 		}
-		for i := range instances {
-			if instances[i].GPUInstance == *gi {
-				instances[i].UUIDs = append(instances[i].UUIDs, string(id))
-			}
+		gi := read(r, m.GetGpuInstanceId, "nvmlDeviceGetGpuInstanceId")
+		ci := read(r, m.GetComputeInstanceId, "nvmlDeviceGetComputeInstanceId")
+		if gi != nil && ci != nil {
+			found = append(found, slice{id, *gi, *ci})
 		}
 	})
+	slices.SortFunc(found, func(a, b slice) int { return cmp.Compare(a.computeInstance, b.computeInstance) })
+	for i := range instances {
+		for _, f := range found {
+			if f.gpuInstance == instances[i].GPUInstance {
+				instances[i].UUIDs = append(instances[i].UUIDs, string(f.id))
+			}
+		}
+	}
 	slices.SortFunc(instances, func(a, b mig.Instance) int {
 		return cmp.Or(cmp.Compare(a.Placement.Start, b.Placement.Start), cmp.Compare(a.GPUInstance, b.GPUInstance))
 	})

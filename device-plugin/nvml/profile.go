@@ -38,14 +38,15 @@ func sliceProfile(a lib.DeviceAttributes, boardMemoryMiB *int64) string {
 }
 
 // profileGB is the memory in a profile's name: so many eighths of the board's
-// as the slice has, rounded. A slice's own memory is less, by what the driver
-// needs: on an H200 a 1g.18gb has 16 GiB. Where the board's memory is not
-// known the slice's is rounded up, which is right for most boards.
+// as the slice has, rounded. A slice's own memory is a bit less, by what the
+// driver needs: on an H200 a 1g.18gb has 16 GiB. Where the board's memory is
+// not known the slice's is rounded up, which is right for most boards.
 func profileGB(sliceMiB uint64, boardMemoryMiB *int64) int {
 	if boardMemoryMiB == nil || *boardMemoryMiB <= 0 {
 		return int((sliceMiB + 1023) / 1024)
 	}
 	board := float64(*boardMemoryMiB)
-	eighths := math.Ceil(float64(sliceMiB) / board * 8)
+	const slack = .1 // of an eighth; boards tell their memory with and without what the driver needs
+	eighths := math.Ceil(float64(sliceMiB)/board*8 - slack)
 	return int(math.Round(eighths / 8 * math.Ceil(board/1024)))
 }
