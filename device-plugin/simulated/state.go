@@ -194,7 +194,7 @@ func lock(path string) (unlock func(), err error) {
 }
 
 // replace writes a file in one step: after a crash there is the old or the new
-// content.
+// content. Everybody may read it, so that commands for people work.
 func replace(path string, content []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".simulated-*")
 	if err != nil {
@@ -206,7 +206,7 @@ func replace(path string, content []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(content)
-	err = errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
 	if err != nil {
 		return err
 	}
