@@ -31,6 +31,7 @@ var commands = []command{
 	{"list", "print the GPUs and slices that the plugin offers", listCommand},
 	{"topo", "print how GPUs and network cards are connected", topoCommand},
 	{"health", "print the health of the GPUs, explain an Xid, or clear a GPU that was repaired", healthCommand},
+	{"mig", "plan, apply or check how boards are cut into MIG slices", migCommand},
 	{"simulate", "check and print a simulated machine and what goes wrong with it", simulateCommand},
 	{"version", "print the version", versionCommand},
 }

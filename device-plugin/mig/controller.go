@@ -1,6 +1,10 @@
 package mig
 
-import "context"
+import (
+	"context"
+	"strconv"
+	"strings"
+)
 
 // Controller reads and changes the MIG state of a machine's boards. NVML and
 // the simulation implement it. Its methods are not safe to call at the same
@@ -46,6 +50,11 @@ type Instance struct {
 	// tells; of a reading only. A PID of Board.Processes that is in no
 	// instance may be in any.
 	Processes []int
+}
+
+// Whole reports whether a single compute instance has all compute slices.
+func (in Instance) Whole() bool {
+	return len(in.Compute) == 1 && strings.HasPrefix(in.Profile, strconv.Itoa(in.Compute[0])+"g.")
 }
 
 // Placement is where a GPU instance sits in a board's memory slots.

@@ -123,8 +123,7 @@ func (l Layout) String() string {
 
 // describeInstance is "3g.20gb", or "3g.20gb (compute 2+1)" if it is divided.
 func describeInstance(profile string, compute []int) string {
-	whole := len(compute) == 1 && strings.HasPrefix(profile, strconv.Itoa(compute[0])+"g.")
-	if len(compute) == 0 || whole {
+	if len(compute) == 0 || (Instance{Profile: profile, Compute: compute}).Whole() {
 		return profile
 	}
 	sizes := make([]string, len(compute))
