@@ -59,13 +59,14 @@ type Endpoints interface {
 	DeleteEndpoint(ctx context.Context, workspace, name, by string) error
 }
 
-// Config is what the API is made of. Runs, History, Models, Endpoints and
-// Artifacts are required.
+// Config is what the API is made of. Runs, History, Models, Endpoints,
+// Incidents and Artifacts are required.
 type Config struct {
 	Runs      Runs
 	History   History
 	Models    Models
 	Endpoints Endpoints
+	Incidents Incidents
 	Artifacts Artifacts
 
 	// Tokens that requests must bring one of. Without, the API is open to
@@ -137,6 +138,7 @@ func (s *server) register(mux *http.ServeMux) *huma.OpenAPI {
 	s.registerModels(api)
 	s.registerEndpoints(api)
 	s.registerArtifacts(api)
+	s.registerIncidents(api)
 	return api.OpenAPI()
 }
 

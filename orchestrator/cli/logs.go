@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/drover-ml/drover/orchestrator/api/client"
+	"github.com/drover-ml/drover/orchestrator/cli/show"
+	"github.com/drover-ml/drover/orchestrator/cli/term"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
 
@@ -40,6 +42,9 @@ standard error. Without -attempt it is the last attempt's.`,
 			}
 			if cmd.Flags().Changed("trial") {
 				s.Trial = &opts.trial
+			}
+			if moved := show.MovedBefore(node, s.Trial, s.Attempt); moved != "" {
+				fmt.Fprintln(a.Err, term.Clean(moved))
 			}
 			logs, err := c.Logs(cmd.Context(), run.ID(args[0]), s)
 			if err != nil {

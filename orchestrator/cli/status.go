@@ -212,13 +212,13 @@ func (a *app) printNode(n *run.Node) {
 		t := term.NewTable("ATTEMPT", "PHASE", "TIME", "NODE", "ALLOC", "JOB", "DETAIL")
 		for i := range n.Attempts {
 			at := &n.Attempts[i]
-			t.Row(attemptMark(at), a.screen.Paint(show.PhaseColor(at.Phase), string(at.Phase)), show.Between(at.Started, at.Ended, now),
+			t.Row(attemptMark(at), show.AttemptPhase(a.screen, at), show.Between(at.Started, at.Ended, now),
 				at.NodeName, at.AllocID[:min(8, len(at.AllocID))], at.JobID, term.Clean(attemptDetail(at)))
 		}
 		a.screen.Print(t)
 	}
 	for i := range n.Attempts {
-		if at := &n.Attempts[i]; at.Phase == run.Failed {
+		if at := &n.Attempts[i]; at.Phase == run.Failed && !at.Moved {
 			a.screen.Printf("\n")
 			for _, line := range show.Failure(a.screen, n.ID, at) {
 				a.screen.Printf("%s\n", line)
@@ -266,6 +266,9 @@ func attemptDetail(at *run.Attempt) string {
 	}
 	if at.ResumedFrom != nil {
 		text = show.Joined(text, fmt.Sprintf("resumed from step %d", *at.ResumedFrom))
+	}
+	if at.Incident != "" {
+		text = show.Joined(text, "incident "+at.Incident)
 	}
 	if len(at.Devices) > 0 {
 		text = show.Joined(text, "devices "+strings.Join(at.Devices, " "))

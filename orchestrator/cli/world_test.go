@@ -4,7 +4,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drover-ml/drover/internal/gpustatus"
 	"github.com/drover-ml/drover/orchestrator/api/apitest"
+	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/gate"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/registry"
@@ -44,6 +46,10 @@ func newWorld() *apitest.World {
 		},
 	}
 	w.Add(done("done1", 0.05, 0.941, 1), done("done2", 0.02, 0.953, 2), failed(), waiting())
+	w.Add(moved())
+	w.AddIncident(failover.Incident{ID: "inc1", Fault: fault("GPU-0001", "gpu-01", "Xid 48: double-bit ECC error"), Cause: "Xid 48: double-bit ECC error",
+		Seen: *at(100), Ended: at(700), Times: 2, Affected: []failover.Affected{}})
+	w.AddIncident(incident())
 	w.AddModel(
 		registry.Model{Workspace: "default", Name: "digits", Latest: 2, Aliases: map[string]int{"champion": 2}, Updated: *at(40)},
 		version(2, 0.953, "champion"), version(1, 0.941),
@@ -165,5 +171,41 @@ func brokenStages() []run.Run {
 		stage(run.Running),
 		stage(run.Running, attempt(1), run.Attempt{Number: 2, JobID: "j2", NodeName: "dev-1", Phase: run.Running}),
 		stage(run.Failed, attempt(1), attempt(2)),
+	}
+}
+
+func fault(device, node, reason string) failover.Fault {
+	return failover.Fault{NodeID: "7d5c", NodeName: node, Device: device, Board: "NVIDIA A100-SXM4-40GB", Reason: reason, Action: gpustatus.Move}
+}
+
+// moved is a run whose training was moved off a GPU.
+func moved() run.Run {
+	why := fault("GPU-0002", "gpu-01", "Xid 48: double-bit ECC error").Why()
+	return run.Run{
+		ID: "moved", Pipeline: "long", Workspace: "default", Phase: run.Running, By: "ann", Submitted: *at(2000), Started: at(2000),
+		Nodes: []run.Node{{
+			ID: "step.train", Kind: pipeline.KindStep, Phase: run.Running, Started: at(2010), Progress: &run.Progress{Step: 140},
+			Attempts: []run.Attempt{
+				{Number: 1, JobID: "drover-m-train-1", AllocID: "aaaaaaaa-1111", NodeName: "gpu-01", Phase: run.Failed, Reason: why, Moved: true, Incident: "inc2",
+					Devices: []string{"GPU-0002"}, Started: at(2010), Ended: at(3000), LogTail: "never shown"},
+				{Number: 2, JobID: "drover-m-train-2", AllocID: "bbbbbbbb-2222", NodeName: "gpu-02", Phase: run.Running, ResumedFrom: to(int64(120)),
+					Devices: []string{"GPU-0009"}, Started: at(3002)},
+			},
+		}},
+	}
+}
+
+// incident is that of the run that was moved, and of an endpoint's instance.
+func incident() failover.Incident {
+	f := fault("GPU-0002", "gpu-01", "Xid 48: double-bit ECC error; check 1 of 3 is due at 13:00")
+	return failover.Incident{
+		ID: "inc2", Fault: f, Cause: "Xid 48: double-bit ECC error", Seen: *at(2990), Times: 1,
+		Affected: []failover.Affected{
+			{Workspace: "default", Endpoint: "digits", Move: failover.Move{Incident: "inc2", Fault: f, AllocID: "cccccccc-3333", Phase: failover.Left,
+				Seen: *at(2990), Stopped: at(2991), Outcome: "stopped: Nomad places another instance"}},
+			{Workspace: "default", Run: "moved", Step: "step.train", Attempt: 1, Move: failover.Move{Incident: "inc2", Fault: f, AllocID: "aaaaaaaa-1111",
+				Phase: failover.Resumed, Seen: *at(2990), Checkpointed: at(2998), Stopped: at(3000), Resumed: at(3002), To: "gpu-02",
+				Checkpoint: to(int64(120)), LostSteps: to(int64(1)), LostSeconds: to(2.0), Outcome: "goes on on node gpu-02 from step 120"}},
+		},
 	}
 }

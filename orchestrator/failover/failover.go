@@ -26,7 +26,8 @@ const (
 	Flapping = 30 * time.Minute
 	// HearsayTimeout is how long the attempt after a failed GPU waits until
 	// Nomad knows of the failure, too: until then Nomad might place it there.
-	HearsayTimeout = 10 * time.Second
+	// Nomad's clients collect what has changed for 5 to 10 s.
+	HearsayTimeout = 20 * time.Second
 )
 
 // Node is a node's devices as Nomad knows them.

@@ -12,7 +12,9 @@ import (
 type Incident struct {
 	ID string `json:"id"`
 	Fault
-	Seen time.Time `json:"seen" doc:"When the fault was first seen"`
+	// Cause is the reason at first; Fault has the present one.
+	Cause string    `json:"cause" doc:"What was seen at first; reason is how it is now"`
+	Seen  time.Time `json:"seen" doc:"When the fault was first seen"`
 	// Ended is when the device was in service again, nil if it is not.
 	Ended *time.Time `json:"ended,omitempty" doc:"When the device was in service again"`
 	// Times counts how often the device has failed in this incident.

@@ -33,6 +33,9 @@ type fleet struct {
 type opened struct {
 	incident string
 	at       time.Time // the zero time if before this engine's start
+	// told tells that Nomad knows. What a task has died of may be known here
+	// before.
+	told bool
 }
 
 // place is where a device is.
@@ -66,13 +69,17 @@ func (f *fleet) note(i failover.Incident, at time.Time) {
 	defer f.mu.Unlock()
 	f.drop(place{i.NodeID, i.Device})
 	f.faults = append(f.faults, i.Fault)
-	f.open[place{i.NodeID, i.Device}] = opened{i.ID, at}
+	f.open[place{i.NodeID, i.Device}] = opened{incident: i.ID, at: at}
 }
 
-// renew notes that a fault was told again.
-func (f *fleet) renew(x failover.Fault) {
+// confirm notes that Nomad tells of a fault.
+func (f *fleet) confirm(x failover.Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	p := place{x.NodeID, x.Device}
+	o := f.open[p]
+	o.told = true
+	f.open[p] = o
 	for i := range f.faults {
 		if f.faults[i].Same(x) {
 			f.faults[i].Index = x.Index
@@ -114,16 +121,12 @@ func (f *fleet) worst(nodeID string, devices []string, placed uint64) (*failover
 	return &worst, f.open[place{nodeID, worst.Device}].incident
 }
 
-// confirmed reports whether Nomad offers a device to nobody.
-func (f *fleet) confirmed(nodeID, device string) bool {
+// hearsay reports whether a device has a fault that Nomad does not know of yet.
+func (f *fleet) hearsay(nodeID, device string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, d := range f.known[nodeID].Devices {
-		if d.ID == device {
-			return !d.Healthy
-		}
-	}
-	return false
+	o, ok := f.open[place{nodeID, device}]
+	return ok && !o.told
 }
 
 // index is that of a node's state as it was last taken in.
@@ -260,19 +263,17 @@ func (f *fleet) takeIn(ctx context.Context, n failover.Node) error {
 	for _, x := range n.Faults() {
 		move = move || x.Action != gpustatus.Keep
 		if now, _ := f.worst(n.ID, []string{x.Device}, 0); now != nil && now.Same(x) {
-			f.renew(x)
+			f.confirm(x)
 			continue
 		}
 		if _, err := f.begin(ctx, x); err != nil {
 			return err
 		}
+		f.confirm(x)
 		changed = true
 	}
 	for _, d := range n.Devices {
-		f.mu.Lock()
-		_, ill := f.open[place{n.ID, d.ID}]
-		f.mu.Unlock()
-		if ill && d.Healthy && f.believes(n, d.ID) {
+		if d.Healthy && f.recovered(place{n.ID, d.ID}) {
 			if err := f.end(ctx, place{n.ID, d.ID}); err != nil {
 				return err
 			}
@@ -298,24 +299,20 @@ func (f *fleet) takeIn(ctx context.Context, n failover.Node) error {
 	return nil
 }
 
-// believes reports whether a device that Nomad says is well is so. What a task
-// has died of may be known here before Nomad knows.
-func (f *fleet) believes(n failover.Node, device string) bool {
+// recovered reports whether a device that Nomad says is well has an incident that is
+// to end now.
+func (f *fleet) recovered(p place) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, d := range f.known[n.ID].Devices {
-		if d.ID == device && !d.Healthy {
-			return true
-		}
-	}
-	return time.Since(f.open[place{n.ID, device}].at) > failover.HearsayTimeout
+	o, ok := f.open[p]
+	return ok && (o.told || time.Since(o.at) > failover.HearsayTimeout)
 }
 
 // begin opens a fault's incident, or changes the one that its device has.
 func (f *fleet) begin(ctx context.Context, x failover.Fault) (string, error) {
 	at := now()
 	i, err := f.engine.config.Store.OpenIncident(ctx, failover.Incident{
-		ID: string(f.engine.ids.next(at)), Fault: x, Seen: at, Times: 1,
+		ID: string(f.engine.ids.next(at)), Fault: x, Cause: x.Reason, Seen: at, Times: 1,
 	})
 	if err != nil {
 		return "", err

@@ -243,7 +243,7 @@ func (a *actor) lose(at *attempt, o *outcome) {
 			a.beginMove(at, *l.fault, l.incident, failover.Leaving)
 		}
 		at.Move.Fault = *l.fault
-		at.hearsay = !a.engine.fleet.confirmed(l.fault.NodeID, l.fault.Device)
+		at.hearsay = a.engine.fleet.hearsay(l.fault.NodeID, l.fault.Device)
 	}
 	r := l.remains
 	r.Reached = a.reached(at, o.Points)
@@ -327,7 +327,7 @@ func (a *actor) hears(at *attempt) bool {
 	if f == nil {
 		return true
 	}
-	if !now().Before(at.HearsayUntil) || a.engine.fleet.confirmed(f.NodeID, f.Device) {
+	if !now().Before(at.HearsayUntil) || !a.engine.fleet.hearsay(f.NodeID, f.Device) {
 		a.explain(at, f.Why())
 		return true
 	}

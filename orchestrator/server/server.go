@@ -138,7 +138,7 @@ func (s *Server) startAPI(ctx context.Context, metrics *prometheus.Registry) (er
 		gatewayURL = s.gateway.url()
 	}
 	handler := api.New(api.Config{
-		Runs: s.engine, History: s.engine, Models: s.engine.Registry(), Endpoints: s.engine, Artifacts: s.artifacts,
+		Runs: s.engine, History: s.engine, Models: s.engine.Registry(), Endpoints: s.engine, Incidents: s.engine, Artifacts: s.artifacts,
 		Tokens: s.cfg.Tokens, Gateway: gatewayURL, Version: version.Version, Metrics: metrics, Logger: s.cfg.Logger,
 	})
 	s.api, err = serveHTTP(ctx, s.group, s.cfg.Listen, handler)

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/problem"
 	"github.com/drover-ml/drover/orchestrator/registry"
@@ -39,6 +40,7 @@ type World struct {
 	versions  []registry.Version
 	moves     []registry.AliasMove
 	endpoints []registry.Endpoint
+	incidents []failover.Incident
 }
 
 type staged struct {

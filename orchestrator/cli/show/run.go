@@ -152,11 +152,22 @@ func Detail(n *run.Node) string {
 	}
 	if a.Number > 1 {
 		parts = append(parts, fmt.Sprintf("attempt %d", a.Number))
+		if before := &n.Attempts[len(n.Attempts)-2]; before.Moved {
+			parts = append(parts, FirstLine(before.Reason))
+		}
 	}
 	if a.ResumedFrom != nil {
 		parts = append(parts, fmt.Sprintf("resumed from step %d", *a.ResumedFrom))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// AttemptPhase is an attempt's phase; one that was moved has not failed.
+func AttemptPhase(s *term.Screen, at *run.Attempt) string {
+	if at.Moved {
+		return s.Paint(term.Yellow, "moved")
+	}
+	return s.Paint(PhaseColor(at.Phase), string(at.Phase))
 }
 
 // ExitReason says how an attempt ended.
