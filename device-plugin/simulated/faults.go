@@ -62,8 +62,6 @@ type fault struct {
 	Body        hcl.Body  `hcl:",body" json:"-"`
 }
 
-type faultBlock = fault
-
 // counters are the amounts that a fault adds each time.
 type counters struct {
 	eccCorrected, eccUncorrected, eccSRAM int64

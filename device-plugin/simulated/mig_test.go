@@ -16,6 +16,7 @@ import (
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
 	"github.com/drover-ml/drover/device-plugin/mig"
+	"github.com/drover-ml/drover/device-plugin/mig/migtest"
 )
 
 func at(profile string, start, size int) mig.Instance {
@@ -29,6 +30,10 @@ func migBoard(t *testing.T, s *Source, index int) mig.Board {
 		t.Fatal(err)
 	}
 	return boards[index]
+}
+
+func TestController(t *testing.T) {
+	migtest.Suite(t, func(t *testing.T) mig.Controller { return start(t, Config{Machine: machine(t, "a100-40gb")}) })
 }
 
 func TestCreateAndDestroy(t *testing.T) {

@@ -67,7 +67,7 @@ const maxSteps = 1000
 
 type scriptFile struct {
 	DriverError string         `hcl:"driver_error,optional"`
-	Faults      []faultBlock   `hcl:"fault,block"`
+	Faults      []fault        `hcl:"fault,block"`
 	Processes   []processBlock `hcl:"process,block"`
 	Resets      []resetBlock   `hcl:"reset,block"`
 	Drivers     []driverBlock  `hcl:"driver,block"`
