@@ -72,9 +72,10 @@ func New(c Config) *Finder {
 }
 
 // Tasks finds the tasks of processes. Those that are of no task, or have
-// ended, are not in the answer. What it finds is remembered as long as a
-// process is in every call; what it doesn't find is looked for again, since a
-// process may join a control group after its start.
+// ended, are not in the answer; helpers of the driver, which are of no task
+// and no strangers either, are with the zero Task. What it finds is remembered
+// as long as a process is in every call; what it doesn't find is looked for
+// again, since a process may join a control group after its start.
 func (f *Finder) Tasks(pids []int) map[int]Task {
 	found := make(map[int]Task)
 	known := make(map[process]Task)
@@ -89,7 +90,9 @@ func (f *Finder) Tasks(pids []int) map[int]Task {
 		p := process{pid, start}
 		t, ok := f.known[p]
 		if !ok {
-			t, ok = f.find(pid)
+			if t, ok = f.find(pid); !ok {
+				ok = f.helps(pid)
+			}
 		}
 		// The PID may have changed hands while its files were read.
 		if again, _, err := f.stat(pid); !ok || err != nil || again != start {
@@ -99,6 +102,13 @@ func (f *Finder) Tasks(pids []int) map[int]Task {
 	}
 	f.known = known
 	return found
+}
+
+// helps reports whether a process is NVIDIA's MPS server, which works on behalf
+// of its clients. The kernel cuts names off after 15 bytes.
+func (f *Finder) helps(pid int) bool {
+	b, err := f.read(pid, "comm", 32)
+	return err == nil && string(bytes.TrimSpace(b)) == "nvidia-cuda-mps"
 }
 
 // find looks at a process and, as far as need be, at its ancestors: shells

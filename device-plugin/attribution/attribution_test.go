@@ -40,6 +40,7 @@ func write(t testing.TB, proc string, p fake) {
 		"stat":    fmt.Sprintf("%d (%s) S %d 1 1 0 -1 4194304 0 0 0 0 1 1 0 0 20 0 1 0 %d 1000 10 18446744073709551615\n", p.pid, p.command, p.parent, p.start),
 		"environ": strings.Join(p.env, "\x00") + "\x00",
 		"cgroup":  p.cgroup,
+		"comm":    p.command + "\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
@@ -105,6 +106,19 @@ func TestTasks(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestHelper: the server of MPS is of no task, but no stranger, unless a task
+// started it.
+func TestHelper(t *testing.T) {
+	proc := t.TempDir()
+	write(t, proc, fake{pid: 10, parent: 1, command: "nvidia-cuda-mps"})
+	write(t, proc, fake{pid: 11, parent: 1, command: "nvidia-cuda-mps", env: environ(allocA, "main")[:3]})
+	write(t, proc, fake{pid: 12, parent: 1, command: "nvidia-cuda"})
+	want := map[int]Task{10: {}, 11: {Alloc: allocA, Task: "main"}}
+	if diff := cmp.Diff(want, New(Config{Proc: proc}).Tasks([]int{10, 11, 12})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

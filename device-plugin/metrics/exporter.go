@@ -31,8 +31,8 @@ type Config struct {
 	// Ages are how old readings may be and still be shown. Three times the
 	// period of each is right.
 	Ages Ages
-	// Tasks finds the tasks of processes; nil finds none. It is called once at
-	// a time.
+	// Tasks finds the tasks of processes, as attribution.Finder's does; nil
+	// finds none. It is called once at a time.
 	Tasks func(pids []int) map[int]attribution.Task
 	Now   func() time.Time // nil is time.Now
 }

@@ -133,7 +133,7 @@ func TestStale(t *testing.T) {
 // TestAttribution: whose a GPU's own series are.
 func TestAttribution(t *testing.T) {
 	one, two := attribution.Task{Alloc: "1", Task: "main", Job: "train"}, attribution.Task{Alloc: "2", Task: "main", Job: "serve"}
-	found := map[int]attribution.Task{10: one, 11: one, 12: {Alloc: "1", Task: "main"}, 20: two}
+	found := map[int]attribution.Task{10: one, 11: one, 12: {Alloc: "1", Task: "main"}, 20: two, 30: {}}
 	on := func(pid int, kind gpu.ProcessKind) gpu.Process {
 		return gpu.Process{PID: pid, Device: "GPU-0", Kind: kind, MemoryMiB: n(int64(pid)), GPUPercent: n(int64(pid))}
 	}
@@ -148,6 +148,7 @@ func TestAttribution(t *testing.T) {
 		{"a process that computes and draws", []gpu.Process{on(10, gpu.ProcessGraphics), on(10, gpu.ProcessCompute)}, "1", map[string]float64{"1": 10}},
 		{"two tasks share", []gpu.Process{on(10, gpu.ProcessMPS), on(20, gpu.ProcessMPS)}, "-", map[string]float64{"1": 10, "2": 20}},
 		{"a task and a stranger", []gpu.Process{on(10, gpu.ProcessCompute), on(99, gpu.ProcessCompute)}, "-", map[string]float64{"1": 10}},
+		{"a task by way of the server of MPS", []gpu.Process{on(10, gpu.ProcessMPS), on(30, gpu.ProcessCompute)}, "1", map[string]float64{"1": 10}},
 		{"a task and the display", []gpu.Process{on(10, gpu.ProcessCompute), on(99, gpu.ProcessGraphics)}, "1", map[string]float64{"1": 10}},
 		{"accounts of a task that know more and less", []gpu.Process{on(12, gpu.ProcessCompute), on(10, gpu.ProcessCompute)}, "1", map[string]float64{"1": 22}},
 		{"memory of one process is unknown", []gpu.Process{on(10, gpu.ProcessCompute), {PID: 11, Device: "GPU-0"}}, "1", map[string]float64{}},

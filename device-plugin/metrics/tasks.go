@@ -80,6 +80,7 @@ func usesOf(processes []gpu.Process, tasks map[int]attribution.Task) (uses map[g
 			if p.Kind != gpu.ProcessGraphics {
 				u.computing++
 			}
+		case t == attribution.Task{}: // a helper
 		case i >= 0:
 			u.tasks[i].add(p, t)
 		case shown == maxTasks:
