@@ -40,13 +40,11 @@ func (n *node) resliceBoards(ctx context.Context) error {
 	}()
 	for {
 		n.put("mig", gpu.Overlay{Faults: r.Faults()})
-		if n.exporter != nil {
-			phases := make(map[gpu.ID]string)
-			for board, t := range r.State().Boards {
-				phases[gpu.ID(board)] = string(t.Phase)
-			}
-			n.exporter.MIG(phases)
+		phases := make(map[gpu.ID]string)
+		for board, t := range r.State().Boards {
+			phases[gpu.ID(board)] = string(t.Phase)
 		}
+		n.exporter.MIG(phases)
 		select {
 		case <-ctx.Done():
 			<-done // a step that has begun is not cut short
