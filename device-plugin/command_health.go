@@ -200,7 +200,6 @@ type explainedXID struct {
 	Severity   health.Severity   `json:"severity"`
 	Action     gpustatus.Action  `json:"action,omitempty"`
 	InSlice    bool              `json:"in_slice"`
-	Hard       bool              `json:"hard"`
 }
 
 func explainXID(w io.Writer, code int, asJSON bool) error {
@@ -208,7 +207,7 @@ func explainXID(w io.Writer, code int, asJSON bool) error {
 	if asJSON {
 		return indented(w, explainedXID{
 			Code: x.Code, Name: x.Name, Meaning: x.Meaning, Known: known, Class: x.Class, Resolution: x.Resolution,
-			Severity: x.Default.Severity, Action: x.Default.Action, InSlice: x.InSlice, Hard: x.Hard,
+			Severity: x.Default.Severity, Action: x.Default.Action, InSlice: x.InSlice,
 		})
 	}
 	consequence := map[health.Severity]string{

@@ -23,8 +23,11 @@ func TestBreaker(t *testing.T) {
 		{"turned off", 4, 1, func(n *node, b int) { n.xid(b, 119) }, 4},
 		{"the only one", 1, 0.5, func(n *node, b int) { n.xid(b, 119) }, 1},
 		{"a reading", 8, 0.5, func(n *node, b int) { n.set(b, func(v *gpu.Vitals) { v.RemappedRows.Pending = true }) }, 4},
-		{"fallen off the bus is a fact", 8, 0.5, func(n *node, b int) { n.xid(b, 79) }, 8},
-		{"so is a lost board", 8, 0.5, func(n *node, b int) { n.inv.Boards[b].Fault = "lost"; n.look() }, 8},
+		{"a claim that boards are lost", 8, 0.5, func(n *node, b int) { n.xid(b, 79) }, 4},
+		{"a lost board is a fact", 8, 0.5, func(n *node, b int) { n.inv.Boards[b].Fault = "lost"; n.look() }, 8},
+		{"memory that is wrong is a fact", 8, 0.5, func(n *node, b int) {
+			n.set(b, func(v *gpu.Vitals) { *v.ECC.VolatileUncorrected, *v.ECC.SRAMUncorrected = 1, 1 })
+		}, 8},
 		{"different codes", 8, 0.25, func(n *node, b int) { n.xid(b, 119+b%2) }, 4},
 	}
 	for _, tt := range tests {
@@ -59,7 +62,7 @@ func TestBreakerCloses(t *testing.T) {
 	if held.Severity != health.Degraded || !held.Suppressed {
 		t.Errorf("the GPU that was not condemned: %+v", held)
 	}
-	n.xid(3, 79)
+	n.set(3, func(v *gpu.Vitals) { v.RemappedRows.Failed = true })
 	if n.state(3) != health.Condemned {
 		t.Error("a fact does not condemn while the breaker is open")
 	}

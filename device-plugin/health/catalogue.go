@@ -52,8 +52,6 @@ type XID struct {
 	// InSlice is set where the trouble stays inside the MIG slice of the
 	// event, if the event names one.
 	InSlice bool
-	// Hard codes are facts, of which the circuit breaker stops none.
-	Hard bool
 }
 
 // LookupXID finds a code. Of a code that is not in the catalogue it says that,

@@ -83,7 +83,7 @@ var catalogue = []XID{
 	{Code: 76, Name: "CE7_ERROR", Meaning: "exception of copy engine 7", Class: Application, Resolution: RestartApp, Default: record, InSlice: true},
 	{Code: 77, Name: "CE8_ERROR", Meaning: "exception of copy engine 8", Class: Application, Resolution: RestartApp, Default: record, InSlice: true},
 	{Code: 78, Name: "VGPU_START_ERROR", Meaning: "a virtual GPU could not be started", Class: Driver, Resolution: UpdateSoftware, Default: degraded},
-	{Code: 79, Name: "GPU_HAS_FALLEN_OFF_THE_BUS", Meaning: "GPU has fallen off the bus", Class: Bus, Resolution: RestartNode, Default: end, Hard: true},
+	{Code: 79, Name: "GPU_HAS_FALLEN_OFF_THE_BUS", Meaning: "GPU has fallen off the bus", Class: Bus, Resolution: RestartNode, Default: end},
 	{Code: 80, Name: "PBDMA_PUSHBUFFER_CRC_MISMATCH", Meaning: "commands were corrupted on the way to the GPU", Class: Application, Resolution: RestartApp, Default: record, InSlice: true},
 	{Code: 81, Name: "VGA_SUBSYSTEM_ERROR", Meaning: "VGA error", Class: Unused, Resolution: ContactSupport, Default: degraded, InSlice: true},
 	{Code: 82, Name: "NVJPG0_ERROR", Meaning: "exception of JPEG decoder 0", Class: Application, Resolution: RestartApp, Default: record, InSlice: true},

@@ -209,7 +209,7 @@ func (tr *trace) countReturn(d health.DeviceReport) {
 // a window than the breaker allows.
 func (tr *trace) countCondemned(s health.Signal, board gpu.ID, now time.Time) {
 	switch s {
-	case health.Lost, health.RemapFailed, health.PagesExhausted, "xid-79":
+	case health.Lost, health.ECCUncorrectable, health.RemapFailed, health.PagesExhausted:
 		return // facts
 	}
 	if tr.condemned[s] == nil {

@@ -43,7 +43,9 @@ type rule struct {
 	back    string // what brings a device back
 	verdict Verdict
 	remedy  remedy
-	// hard signals are facts, of which the circuit breaker stops none.
+	// hard signals are facts that the board itself shows, of which the circuit
+	// breaker stops none. No Xid is: it is what the driver claims, and a GPU
+	// that has fallen off the bus is lost as well.
 	hard bool
 	// slow signals must be seen for Config.SlowAfter before they count, and
 	// must have been gone for Config.SlowClear before they are over.
@@ -56,7 +58,7 @@ type rule struct {
 var rules = []rule{
 	{signal: Lost, meaning: "the GPU is lost", back: "when the driver lists it again", verdict: end, remedy: remedyReadings, hard: true},
 	{signal: Unreadable, meaning: "the driver does not tell the GPU's health any more", back: "when it does again", verdict: keep, remedy: remedyReadings, slow: true},
-	{signal: ECCUncorrectable, meaning: "uncorrectable memory errors", back: "after a reset", verdict: move, remedy: remedyReset},
+	{signal: ECCUncorrectable, meaning: "uncorrectable memory errors", back: "after a reset", verdict: move, remedy: remedyReset, hard: true},
 	{signal: RemapPending, meaning: "a row of memory awaits its replacement", back: "after a reset", verdict: keep, remedy: remedyReadings},
 	{signal: RemapFailed, meaning: "a row of memory could not be replaced, as no spare was left", back: "when the board was replaced", verdict: move, remedy: remedyOperator, hard: true},
 	{signal: PagesPending, meaning: "a page of memory awaits its retirement", back: "after a reset", verdict: keep, remedy: remedyReadings},
@@ -103,7 +105,7 @@ func (s Signal) xid() (int, bool) {
 func lookup(s Signal) (rule, bool) {
 	if code, ok := s.xid(); ok {
 		x, _ := LookupXID(code)
-		r := rule{signal: s, meaning: x.String(), back: backAfter[x.Resolution], verdict: x.Default, remedy: x.remedy(), hard: x.Hard, peers: x.Class == Link}
+		r := rule{signal: s, meaning: x.String(), back: backAfter[x.Resolution], verdict: x.Default, remedy: x.remedy(), peers: x.Class == Link}
 		if r.back == "" {
 			r.back = "when it has not happened again for a while"
 		}

@@ -15,11 +15,11 @@ func TestVitals(t *testing.T) {
 		return func(v *gpu.Vitals) { v.Throttle = reasons }
 	}
 	tests := []struct {
-		name   string
-		change func(*gpu.Vitals)
-		for_   time.Duration // 0 is one reading
-		want   string        // the reason's beginning; "" is healthy
-		action gpustatus.Action
+		name    string
+		change  func(*gpu.Vitals)
+		lasting time.Duration // 0 is one reading
+		want    string        // the reason's beginning; "" is healthy
+		action  gpustatus.Action
 		// back is for how long good readings must go on until it is over; -1
 		// is that they do not end it.
 		back time.Duration
@@ -69,7 +69,7 @@ func TestVitals(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			n := newNode(t, 4, quick())
 			n.set(0, tt.change)
-			n.keepReading(tt.for_)
+			n.keepReading(tt.lasting)
 			f := n.fault(id(0))
 			if tt.want == "" && !f.OK() || !strings.HasPrefix(f.Reason, tt.want) || f.Action != tt.action {
 				t.Fatalf("fault %+v, want %q and action %q", f, tt.want, tt.action)
