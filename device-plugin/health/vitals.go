@@ -71,7 +71,8 @@ func (t *Tracker) observeBoardVitals(now time.Time, u *unit, b *board, v gpu.Vit
 }
 
 // level takes a reading of a signal that is either there or not. A reading
-// that is not known changes nothing.
+// that is not known changes nothing. A slow signal is shown when it has been
+// there for a fifth of the time after which it condemns.
 func (t *Tracker) level(now time.Time, u *unit, s Signal, known, bad bool, text string) {
 	if !known {
 		return
@@ -81,21 +82,25 @@ func (t *Tracker) level(now time.Time, u *unit, s Signal, known, bad bool, text 
 	if r.slow {
 		after, clearAfter = t.config.SlowAfter, t.config.SlowClear
 	}
-	sp := u.slow[s]
+	c, sp := u.conditions[s], u.slow[s]
+	counts := c != nil && !c.mild
 	if bad {
 		sp.good = time.Time{}
 		if sp.bad.IsZero() {
 			sp.bad = now
 		}
-		if u.conditions[s] != nil || now.Sub(sp.bad) >= after {
+		switch lasts := now.Sub(sp.bad); {
+		case counts || lasts >= after:
 			t.begin(now, u, sighting{signal: s, text: text})
+		case lasts >= after/5:
+			t.begin(now, u, sighting{signal: s, text: text, mild: true})
 		}
 	} else {
 		sp.bad = time.Time{}
 		if sp.good.IsZero() {
 			sp.good = now
 		}
-		if u.conditions[s] != nil && r.remedy != remedyOperator && now.Sub(sp.good) >= clearAfter {
+		if c != nil && (c.mild || r.remedy != remedyOperator && now.Sub(sp.good) >= clearAfter) {
 			u.over(s)
 		}
 	}

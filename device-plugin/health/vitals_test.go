@@ -119,6 +119,22 @@ func TestMissingIsNotGood(t *testing.T) {
 	}
 }
 
+func TestSlowSignalsAreShownFirst(t *testing.T) {
+	n := newNode(t, 4, quick())
+	n.set(0, func(v *gpu.Vitals) { v.Throttle = []gpu.ThrottleReason{gpu.ThrottleHWThermal} })
+	if d := n.device(id(0)); len(d.Conditions) != 0 {
+		t.Errorf("at once: %+v", d)
+	}
+	n.keepReading(time.Minute)
+	if d := n.device(id(0)); d.State != health.Healthy || len(d.Conditions) != 1 || d.Conditions[0].Severity != health.Degraded {
+		t.Errorf("after a minute: %+v", d)
+	}
+	n.set(0, func(*gpu.Vitals) {})
+	if d := n.device(id(0)); len(d.Conditions) != 0 {
+		t.Errorf("after a good reading: %+v", d)
+	}
+}
+
 func TestSlowSignalsNeedAnUnbrokenRow(t *testing.T) {
 	hot := func(v *gpu.Vitals) { v.Throttle = []gpu.ThrottleReason{gpu.ThrottleHWThermal} }
 	n := newNode(t, 4, quick())
