@@ -16,7 +16,11 @@ import (
 	"github.com/drover-ml/drover/device-plugin/nvml/nvmltest"
 )
 
-func a100() *nvmltest.Machine { return nvmltest.New(dgxa100.New(), 12) }
+func a100() *nvmltest.Machine { return withLinks(12) }
+
+// withLinks is a DGX A100 whose boards have so many NVLinks to switches.
+func withLinks(n int) *nvmltest.Machine { return nvmltest.New(dgxa100.New(), n) }
+
 func h100() *nvmltest.Machine { return nvmltest.New(dgxh100.New(), 18) }
 func h200() *nvmltest.Machine { return nvmltest.New(dgxh200.New(), 18) }
 func b200() *nvmltest.Machine { return nvmltest.New(dgxb200.New(), 18) }

@@ -22,12 +22,13 @@ type Machine struct {
 	sets    map[*set]bool   // event sets that are not freed
 	samples int             // GPM samples that are not freed
 	calls   map[string]int
+	looked  map[string]bool // symbols that were looked up
 }
 
 // New makes a machine of one of go-nvml's servers: dgxa100.New(), say. Links
 // is how many NVLinks each board has to the switches.
 func New(s *server.Server, links int) *Machine {
-	m := &Machine{Server: s, lacking: map[string]bool{}, sets: map[*set]bool{}, calls: map[string]int{}}
+	m := &Machine{Server: s, lacking: map[string]bool{}, sets: map[*set]bool{}, calls: map[string]int{}, looked: map[string]bool{}}
 	for i, d := range s.Devices {
 		m.Boards = append(m.Boards, newBoard(m, d.(*server.Device), i, links))
 	}
@@ -57,9 +58,17 @@ func (m *Machine) Only(symbols ...string) {
 	m.only = symbols
 }
 
+// Looked reports whether a symbol was looked up.
+func (m *Machine) Looked(symbol string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.looked[symbol]
+}
+
 func (m *Machine) lookup(symbol string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.looked[symbol] = true
 	if m.lacking[symbol] || m.only != nil && !slices.Contains(m.only, symbol) {
 		return fmt.Errorf("no such symbol: %s", symbol)
 	}
