@@ -72,6 +72,23 @@ func (tr *trainings) starts(step string) []training {
 	return all
 }
 
+// seq is the number of the run's newest event, or of one shortly before.
+func (tr *trainings) seq() (seq int64) {
+	tr.t.Helper()
+	for {
+		events, err := tr.p.Client.Events(context.Background(), tr.id, seq, time.Second)
+		if err != nil {
+			tr.t.Fatal(err)
+		}
+		if len(events) > 0 {
+			seq = events[len(events)-1].Seq
+		}
+		if len(events) < 100 { // no whole page
+			return seq
+		}
+	}
+}
+
 // running waits until all have started and have a checkpoint, and returns them
 // by device.
 func (tr *trainings) running() map[string]training {
@@ -192,20 +209,7 @@ func TestFailoverWhileTheOrchestratorIsKilled(t *testing.T) {
 		tr := startTrainings(t, c, p)
 		all := tr.running()
 		v := victim(all)
-		var seq int64
-		for {
-			events, err := p.Client.Events(context.Background(), tr.id, seq, time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(events) == 0 {
-				break
-			}
-			seq = events[len(events)-1].Seq
-			if len(events) < 100 {
-				break
-			}
-		}
+		seq := tr.seq()
 		c.ScriptGPUs(v.node, fmt.Sprintf("fault %q {\n  xid = 79\n}\n", v.device))
 		kills := 0
 		lab.Eventually(t, v.step+" goes on", func() string {
@@ -235,5 +239,57 @@ func TestFailoverWhileTheOrchestratorIsKilled(t *testing.T) {
 		if n := len(tr.starts(v.step)); n != 2 {
 			t.Errorf("%s was started %d times", v.step, n)
 		}
+	})
+}
+
+// An endpoint's only instance leaves a GPU that is to be left: Nomad places
+// another elsewhere, which serves.
+func TestFailoverOfAnInstance(t *testing.T) {
+	onEach(t, func(t *testing.T, c lab.Cluster) {
+		p := lab.NewPlatform(t, c, bin, c.Addr())
+		out, code := p.CLI("run", "-detach", "-json", "testdata/failover-serve.hcl")
+		var r run.Run
+		if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 {
+			t.Fatalf("submitting: exit code %d, %v: %s", code, err, out)
+		}
+		r = p.Succeeded(r.ID)
+		job := p.Node(r.ID, "endpoint.oracle").Attempts[0].JobID
+		first := running(t, c, job)
+		device := first.AllocatedResources.Tasks["main"].Devices[0].DeviceIDs[0]
+		var pid int
+		lab.Eventually(t, "the endpoint serves", func() string {
+			var err error
+			if _, pid, err = oracle(p); err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+		c.ScriptGPUs(first.NodeName, fmt.Sprintf("fault %q {\n  xid = 48\n}\n", device))
+		var i failover.Incident
+		lab.Eventually(t, "the instance was replaced", func() string {
+			page, err := p.Client.Incidents(context.Background(), client.IncidentFilter{Device: device, Open: true})
+			if err != nil {
+				return err.Error()
+			}
+			if len(page.Incidents) != 1 || len(page.Incidents[0].Affected) != 1 || page.Incidents[0].Affected[0].Phase != failover.Resumed {
+				return fmt.Sprintf("%+v", page.Incidents)
+			}
+			i = page.Incidents[0]
+			return ""
+		})
+		second := running(t, c, job)
+		if d := second.AllocatedResources.Tasks["main"].Devices[0].DeviceIDs[0]; second.ID == first.ID || d == device {
+			t.Errorf("allocation %s on %s came after %s on %s", second.ID, d, first.ID, device)
+		}
+		if x := i.Affected[0]; x.Endpoint != "oracle" || x.AllocID != first.ID || x.To != second.NodeName || x.Stopped == nil {
+			t.Errorf("affected = %+v", x)
+		}
+		lab.Eventually(t, "the other instance serves", func() string {
+			answer, now, err := oracle(p)
+			if err != nil || now == pid || answer != "here" {
+				return fmt.Sprint(answer, " of process ", now, ", ", err)
+			}
+			return ""
+		})
 	})
 }

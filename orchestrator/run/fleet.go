@@ -72,12 +72,14 @@ func (f *fleet) note(i failover.Incident, at time.Time) {
 	f.open[place{i.NodeID, i.Device}] = opened{incident: i.ID, at: at}
 }
 
-// confirm notes that Nomad tells of a fault.
-func (f *fleet) confirm(x failover.Fault) {
+// confirm notes that Nomad tells of a fault, and reports whether it is for the
+// first time.
+func (f *fleet) confirm(x failover.Fault) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p := place{x.NodeID, x.Device}
 	o := f.open[p]
+	first := !o.told
 	o.told = true
 	f.open[p] = o
 	for i := range f.faults {
@@ -85,6 +87,7 @@ func (f *fleet) confirm(x failover.Fault) {
 			f.faults[i].Index = x.Index
 		}
 	}
+	return first
 }
 
 // drop forgets a device's fault. f.mu is held.
@@ -263,7 +266,7 @@ func (f *fleet) takeIn(ctx context.Context, n failover.Node) error {
 	for _, x := range n.Faults() {
 		move = move || x.Action != gpustatus.Keep
 		if now, _ := f.worst(n.ID, []string{x.Device}, 0); now != nil && now.Same(x) {
-			f.confirm(x)
+			changed = f.confirm(x) || changed
 			continue
 		}
 		if _, err := f.begin(ctx, x); err != nil {
