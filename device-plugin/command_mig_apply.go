@@ -57,7 +57,9 @@ func (a migApply) run(ctx context.Context, m *migMachine, progress io.Writer) (*
 		f.boards = append(f.boards, b.Board.ID)
 		f.indexes = append(f.indexes, b.Board.Index)
 	}
-	ended, err := f.follow(ctx, dir, stored, reslice.Config{Controller: m.controller, Store: dir})
+	// Without a plugin nobody places work here, so a cordon needs no time.
+	limits := reslice.Limits{Settle: time.Millisecond}
+	ended, err := f.follow(ctx, dir, stored, reslice.Config{Controller: m.controller, Store: dir, Limits: limits})
 	if err == nil {
 		err = failures(ended, m.boards)
 	}

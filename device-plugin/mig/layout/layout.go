@@ -103,9 +103,14 @@ func sameModel(want string, b mig.Board) bool {
 	return ok && known && wanted.Name == has.Name
 }
 
+var errNoBoards = errors.New("this machine has no boards with a MIG mode")
+
 // Choose returns the boards that are chosen, whatever the node. One that is
 // named must be there.
 func (c Choice) Choose(boards []mig.Board) ([]mig.Board, error) {
+	if len(boards) == 0 {
+		return nil, errNoBoards
+	}
 	if missing := c.missing(boards); len(missing) > 0 {
 		return nil, fmt.Errorf("no board %s with a MIG mode on this machine; it has %s", strings.Join(missing, ", "), describeBoards(boards))
 	}
@@ -241,7 +246,7 @@ func Profiles(profiles []string, boards []mig.Board) ([]Target, error) {
 
 func each(boards []mig.Board, layout func(mig.Board) (mig.Layout, error)) ([]Target, error) {
 	if len(boards) == 0 {
-		return nil, errors.New("there are no boards with a MIG mode to cut")
+		return nil, errNoBoards
 	}
 	var problems []error
 	var targets []Target
