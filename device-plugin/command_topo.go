@@ -204,7 +204,10 @@ func printTopology(w io.Writer, g topology.Graph, best []string) error {
 		return err
 	}
 	for i, island := range g.Islands() {
-		fmt.Fprintf(&text, "\nIsland %d: %s (the farthest two: %s)\n", i, labels(island), orDash(g.Class(island)))
+		if i == 0 {
+			text.WriteString("\n")
+		}
+		fmt.Fprintf(&text, "Island %d: %s (the farthest two: %s)\n", i, labels(island), orDash(g.Class(island)))
 	}
 	if down := slices.DeleteFunc(slices.Clone(g.NICs), func(n topology.NIC) bool { return !n.Down }); len(down) > 0 {
 		fmt.Fprintf(&text, "\nWithout a link: %s\n", strings.Join(nicNames(down), " "))

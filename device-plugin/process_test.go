@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/drover-ml/drover/device-plugin/sharing/mps/mpstest"
 	"github.com/drover-ml/drover/nomadplugin/base"
 	"github.com/drover-ml/drover/nomadplugin/device"
 	"github.com/drover-ml/drover/nomadplugin/host"
@@ -29,6 +30,7 @@ var binary struct {
 }
 
 func TestMain(m *testing.M) {
+	mpstest.Main()
 	flag.Parse()
 	code := m.Run()
 	if binary.dir != "" {

@@ -67,8 +67,11 @@ func (p Plan) Of(d gpu.Device) (Share, bool) {
 		return Share{}, false
 	}
 	s := Share{Device: d.Hardware, Mode: r.mode, Replicas: r.Replicas, Limits: None}
-	if r.mode == MPS {
+	switch {
+	case r.mode == MPS:
 		r.limit(&s, d, p.simulated)
+	case d.Specs.ComputeMode == exclusiveProcess && d.Slice == nil:
+		s.Problem = fmt.Sprintf("it is shared by time-slicing, and in compute mode %s only one process can use it; run `nvidia-smi -i %s -c DEFAULT`", exclusiveProcess, d.Hardware)
 	}
 	return s, true
 }

@@ -195,9 +195,18 @@ func TestOf(t *testing.T) {
 		{
 			name:  "time-slicing limits nothing",
 			block: func(b *sharing.Block) { b.Mode = "time-slicing" },
+			board: func(b *gpu.Board) { b.Specs.ComputeMode = "Default" },
 			want: func(s *sharing.Share) {
 				*s = sharing.Share{Device: "GPU-0", Mode: sharing.TimeSlicing, Replicas: 4, Limits: sharing.None}
 			},
+		},
+		{
+			name:  "time-slicing of a board for one process",
+			block: func(b *sharing.Block) { b.Mode = "time-slicing" },
+			want: func(s *sharing.Share) {
+				*s = sharing.Share{Device: "GPU-0", Mode: sharing.TimeSlicing, Replicas: 4, Limits: sharing.None}
+			},
+			problem: "only one process can use it; run `nvidia-smi -i GPU-0 -c DEFAULT`",
 		},
 	}
 	for _, tt := range tests {

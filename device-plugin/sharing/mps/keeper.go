@@ -182,6 +182,10 @@ func (k *keeper) leave() {
 	}
 	if err := k.control.quit(ctx); err != nil {
 		k.daemons.Logger.Info("an MPS daemon stays for the next start of the plugin", "device", k.id, "reason", err)
+		return
+	}
+	if k.child != nil {
+		wait(ctx, k.daemons.Patience, k.child.exited)
 	}
 }
 

@@ -18,8 +18,14 @@ import (
 	"github.com/drover-ml/drover/device-plugin/gpu"
 	"github.com/drover-ml/drover/device-plugin/sharing"
 	"github.com/drover-ml/drover/device-plugin/sharing/mps"
+	"github.com/drover-ml/drover/device-plugin/sharing/mps/mpstest"
 	"github.com/drover-ml/drover/internal/gpustatus"
 )
+
+func TestMain(m *testing.M) {
+	mpstest.Main()
+	os.Exit(m.Run())
+}
 
 // machine is a Daemons under test.
 type machine struct {
@@ -35,7 +41,7 @@ const deadline = 20 * time.Second
 func newMachine(t *testing.T, dir, mode string, shares ...sharing.Share) *machine {
 	t.Helper()
 	d := mps.New(mps.Config{
-		Dir: dir, Program: program(t, mode), Check: 50 * time.Millisecond, FirstPause: 10 * time.Millisecond,
+		Dir: dir, Program: mpstest.Program(t, mode), Check: 50 * time.Millisecond, FirstPause: 10 * time.Millisecond,
 	})
 	d.Want(shares)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -147,7 +153,7 @@ var quarter = sharing.Share{
 
 func TestLimitsAreSetAndVerified(t *testing.T) {
 	t.Setenv("VAULT_TOKEN", "secret")
-	m := newMachine(t, shortDir(t), honest, quarter, sharing.Share{Device: "GPU-other", Mode: sharing.TimeSlicing})
+	m := newMachine(t, shortDir(t), mpstest.Honest, quarter, sharing.Share{Device: "GPU-other", Mode: sharing.TimeSlicing})
 	m.untilWell()
 	access, err := m.Access(t.Context(), quarter)
 	if err != nil {
@@ -169,9 +175,9 @@ func TestLimitsAreSetAndVerified(t *testing.T) {
 
 func TestFailsClosed(t *testing.T) {
 	tests := []struct{ name, mode, reason string }{
-		{"the daemon does not keep a limit", noLimits, `its limit of memory is "0", not 5120 MiB`},
-		{"the limit cannot be read back", strangeWords, `its limit of memory is "limit: some", not 5120 MiB`},
-		{"the daemon does not start", crashes, "it ended: exit status 1: Failed to create an MPS context"},
+		{"the daemon does not keep a limit", mpstest.NoLimits, `its limit of memory is "0", not 5120 MiB`},
+		{"the limit cannot be read back", mpstest.StrangeWords, `its limit of memory is "limit: some", not 5120 MiB`},
+		{"the daemon does not start", mpstest.Crashes, "it ended: exit status 1: Failed to create an MPS context"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -199,7 +205,7 @@ func TestFailsClosed(t *testing.T) {
 		}
 	})
 	t.Run("nobody runs the daemons", func(t *testing.T) {
-		d := mps.New(mps.Config{Dir: shortDir(t), Program: program(t, honest)})
+		d := mps.New(mps.Config{Dir: shortDir(t), Program: mpstest.Program(t, mpstest.Honest)})
 		d.Want([]sharing.Share{quarter})
 		if f := d.Faults()[board]; f.OK() {
 			t.Error("no fault")
@@ -209,13 +215,13 @@ func TestFailsClosed(t *testing.T) {
 		}
 	})
 	t.Run("the path is too long", func(t *testing.T) {
-		m := newMachine(t, filepath.Join(shortDir(t), strings.Repeat("x", 100)), honest, quarter)
+		m := newMachine(t, filepath.Join(shortDir(t), strings.Repeat("x", 100)), mpstest.Honest, quarter)
 		m.untilReason("set a shorter state_dir")
 	})
 }
 
 func TestCrashedDaemonIsStartedAgain(t *testing.T) {
-	m := newMachine(t, shortDir(t), honest, quarter)
+	m := newMachine(t, shortDir(t), mpstest.Honest, quarter)
 	m.untilWell()
 	before := m.pid()
 	if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
@@ -229,7 +235,7 @@ func TestCrashedDaemonIsStartedAgain(t *testing.T) {
 
 // TestCrashIsNoticedAtOnce has no look at the daemon between crash and Access.
 func TestCrashIsNoticedAtOnce(t *testing.T) {
-	m := newMachine(t, shortDir(t), honest, quarter)
+	m := newMachine(t, shortDir(t), mpstest.Honest, quarter)
 	m.untilWell()
 	m.stop() // a daemon without clients ends with the plugin
 	if _, err := m.Access(t.Context(), quarter); !errors.Is(err, mps.ErrNotEnforced) {
@@ -239,7 +245,7 @@ func TestCrashIsNoticedAtOnce(t *testing.T) {
 
 func TestDaemonWithClientsOutlivesThePlugin(t *testing.T) {
 	dir := shortDir(t)
-	first := newMachine(t, dir, honest, quarter)
+	first := newMachine(t, dir, mpstest.Honest, quarter)
 	first.untilWell()
 	pid := first.pid()
 	first.setClients("77\n78\n")
@@ -248,7 +254,7 @@ func TestDaemonWithClientsOutlivesThePlugin(t *testing.T) {
 		t.Fatalf("the daemon ended with the plugin: %v", err)
 	}
 
-	second := newMachine(t, dir, honest, quarter)
+	second := newMachine(t, dir, mpstest.Honest, quarter)
 	second.untilWell()
 	if got := second.pid(); got != pid {
 		t.Errorf("daemon %d runs, want that of before, %d", got, pid)
@@ -258,7 +264,7 @@ func TestDaemonWithClientsOutlivesThePlugin(t *testing.T) {
 	// Other limits do not reach clients that are there already.
 	half := quarter
 	half.Replicas, half.ThreadPercent = 2, 50
-	third := newMachine(t, dir, honest, half)
+	third := newMachine(t, dir, mpstest.Honest, half)
 	third.untilReason("cannot be replaced yet: tasks use it: 2 processes")
 	third.setClients("")
 	third.untilWell()
@@ -269,7 +275,7 @@ func TestDaemonWithClientsOutlivesThePlugin(t *testing.T) {
 
 func TestDeviceIsSharedNoLonger(t *testing.T) {
 	dir := shortDir(t)
-	m := newMachine(t, dir, honest, quarter)
+	m := newMachine(t, dir, mpstest.Honest, quarter)
 	m.untilWell()
 	m.setClients("77")
 	m.Want(nil)
@@ -283,12 +289,12 @@ func TestDeviceIsSharedNoLonger(t *testing.T) {
 
 func TestDaemonLeftByAnotherConfiguration(t *testing.T) {
 	dir := shortDir(t)
-	first := newMachine(t, dir, honest, quarter)
+	first := newMachine(t, dir, mpstest.Honest, quarter)
 	first.untilWell()
 	first.setClients("77")
 	first.stop()
 
-	second := newMachine(t, dir, honest) // shares nothing
+	second := newMachine(t, dir, mpstest.Honest) // shares nothing
 	second.untilReason("its daemon is still there: tasks use it")
 	second.setClients("")
 	second.untilWell()
@@ -300,7 +306,7 @@ func TestProblemsGetNoDaemon(t *testing.T) {
 	bad.Problem = "its memory is not known"
 	other := quarter
 	other.Device = "GPU-good"
-	m := newMachine(t, shortDir(t), honest, bad, other)
+	m := newMachine(t, shortDir(t), mpstest.Honest, bad, other)
 	m.until("a daemon for the other", func(f map[gpu.ID]gpu.Fault) bool { _, faulty := f[other.Device]; return !faulty })
 	if _, faulty := m.Faults()[board]; !faulty {
 		t.Error("no fault of the device with a problem")

@@ -1,4 +1,7 @@
-package mps_test
+// Package mpstest is a stand-in for NVIDIA's MPS control program, for tests on
+// machines without it. It is the test binary itself: a TestMain calls Main
+// first, and Program makes a script that runs it.
+package mpstest
 
 import (
 	"bufio"
@@ -9,39 +12,41 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 )
 
-// The test binary is also a control program that behaves like NVIDIA's, when
-// fakeVariable says so; its value is how it misbehaves.
-const fakeVariable = "FAKE_MPS"
+// variable says how the stand-in behaves; a test binary that has it is one.
+const variable = "FAKE_MPS"
 
-// The ways of the fake.
+// The ways of the stand-in.
 const (
-	honest       = "honest"
-	noLimits     = "no-limits"     // takes a memory limit and does not keep it
-	crashes      = "crashes"       // ends right after its start
-	strangeWords = "strange-words" // answers in another format
+	Honest       = "honest"
+	NoLimits     = "no-limits"     // takes a memory limit and does not keep it
+	Crashes      = "crashes"       // ends right after its start
+	StrangeWords = "strange-words" // answers in another format
 )
 
-func TestMain(m *testing.M) {
-	if mode := os.Getenv(fakeVariable); mode != "" {
+// Main ends the process as the control program would, if it is to be that.
+func Main() {
+	if mode := os.Getenv(variable); mode != "" {
 		os.Exit(fake(mode))
 	}
-	os.Exit(m.Run())
 }
 
-// program writes a script that runs the fake.
-func program(t *testing.T, mode string) string {
+// Name is that of the script.
+const Name = "nvidia-cuda-mps-control"
+
+// Program writes the script, and returns its path. It is the only file of its
+// folder, so that the folder can be in PATH.
+func Program(t testing.TB, mode string) string {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := filepath.Join(t.TempDir(), "nvidia-cuda-mps-control")
+	script := filepath.Join(t.TempDir(), Name)
 	// The race detector waits a second when a process ends.
-	content := fmt.Sprintf("#!/bin/sh\nexport GORACE=atexit_sleep_ms=0 %s=%s\nexec %s \"$@\"\n", fakeVariable, mode, self)
+	content := fmt.Sprintf("#!/bin/sh\nexport GORACE=atexit_sleep_ms=0 %s=%s\nexec %s \"$@\"\n", variable, mode, self)
 	if err := os.WriteFile(script, []byte(content), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +79,7 @@ func fake(mode string) int {
 // environment and its process ID are files in the pipe folder; its clients are
 // the processes in the file "clients".
 func fakeDaemon(mode, pipe, socket string) int {
-	if mode == crashes {
+	if mode == Crashes {
 		fmt.Fprintln(os.Stderr, "Failed to create an MPS context")
 		return 1
 	}
@@ -118,13 +123,10 @@ func fakeDaemon(mode, pipe, socket string) int {
 }
 
 type fakeState struct {
-	mu                          sync.Mutex
 	mode, pipe, threads, memory string
 }
 
 func (d *fakeState) do(command []string) (answer string, quit bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	if len(command) == 0 {
 		return "", false
 	}
@@ -135,11 +137,11 @@ func (d *fakeState) do(command []string) (answer string, quit bool) {
 	case "get_default_active_thread_percentage":
 		return d.threads + "\n", false
 	case "set_default_device_pinned_mem_limit":
-		if d.mode != noLimits {
+		if d.mode != NoLimits {
 			d.memory = command[2]
 		}
 	case "get_default_device_pinned_mem_limit":
-		if d.mode == strangeWords {
+		if d.mode == StrangeWords {
 			return "limit: some\n", false
 		}
 		return d.memory + "\n", false
