@@ -19,6 +19,10 @@ import (
 // pluginName is that of HashiCorp's plugin, whose place this one takes.
 const pluginName = "nvidia-gpu"
 
+// leastInterval is the shortest one between statistics, whatever the agent
+// asks for: reading a driver holds up the work on its GPUs.
+const leastInterval = time.Second
+
 // plugin is the Nomad side. It opens the GPUs on first use, not in SetConfig:
 // an agent's start launches it three times, twice only to ask about itself.
 type plugin struct {
@@ -143,10 +147,7 @@ func (p *plugin) Stats(ctx context.Context, interval time.Duration, publish func
 		<-ctx.Done()
 		return nil
 	}
-	if interval <= 0 {
-		interval = time.Second
-	}
-	ticker := time.NewTicker(interval)
+	ticker := time.NewTicker(max(interval, leastInterval))
 	defer ticker.Stop()
 	trouble := ""
 	for {
