@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/nomad/api"
 
+	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
 
@@ -110,5 +113,63 @@ func TestRegisterErrors(t *testing.T) {
 				t.Errorf("Register = %v, want it refused: %q", err, tt.refused)
 			}
 		})
+	}
+}
+
+// A node's devices come with the event stream, and with a listing.
+func TestNodesWithDevices(t *testing.T) {
+	const node = `"ID": "n", "Name": "gpu-01", "ModifyIndex": 7, "NodeResources": {"Devices": [
+		{"Vendor": "nvidia", "Type": "gpu", "Name": "A100", "Instances": [
+			{"ID": "GPU-a", "Healthy": true}, {"ID": "GPU-b", "Healthy": false, "HealthDescription": "Xid 79"}]}]}`
+	want := failover.Node{ID: "n", Name: "gpu-01", Index: 7, Devices: []failover.Device{
+		{ID: "GPU-a", Board: "A100", Healthy: true}, {ID: "GPU-b", Board: "A100", Description: "Xid 79"},
+	}}
+	var e api.Event
+	if err := json.Unmarshal([]byte(`{"Topic": "Node", "Type": "NodeRegistration", "Payload": {"Node": {`+node+`}}}`), &e); err != nil {
+		t.Fatal(err)
+	}
+	u, ok, err := update(&e)
+	if err != nil || !ok || u.Node == nil {
+		t.Fatalf("update = %+v, %v, %v", u, ok, err)
+	}
+	if diff := cmp.Diff(want, *u.Node); diff != "" {
+		t.Errorf("the event's node (-want +got):\n%s", diff)
+	}
+	if err := json.Unmarshal([]byte(`{"Topic": "Node", "Type": "NodeEvent", "Payload": {"Node": {"ID": "m"}}}`), &e); err != nil {
+		t.Fatal(err)
+	}
+	if u, ok, err := update(&e); ok || err != nil {
+		t.Errorf("a node without devices: %+v, %v, %v", u, ok, err)
+	}
+
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/nodes" || r.URL.Query().Get("resources") != "true" {
+			t.Errorf("asked for %s", r.URL)
+		}
+		fmt.Fprint(w, `[{`+node+`}, {"ID": "m"}]`)
+	}))
+	defer srv.Close()
+	client, err := api.NewClient(&api.Config{Address: srv.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes, err := New(client).Nodes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]failover.Node{want}, nodes); diff != "" {
+		t.Errorf("nodes (-want +got):\n%s", diff)
+	}
+}
+
+func TestResumedFrom(t *testing.T) {
+	event := func(message string) *api.TaskEvent {
+		return &api.TaskEvent{Type: api.TaskDriverMessage, DisplayMessage: message, Details: map[string]string{"step": "120"}}
+	}
+	for message, want := range map[string]*int64{"Resumed from step 120": new(int64(120)), "Checkpoint 120 sealed": nil} {
+		got := fromAlloc(&api.Allocation{TaskStates: map[string]*api.TaskState{"main": {Events: []*api.TaskEvent{event(message)}}}})
+		if diff := cmp.Diff(want, got.ResumedFrom); diff != "" {
+			t.Errorf("%s: (-want +got):\n%s", message, diff)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/registry"
 	"github.com/drover-ml/drover/orchestrator/run"
@@ -17,7 +18,7 @@ var update = flag.Bool("update", false, "write testdata/schema-<newest>.db anew"
 // them must open, and hold what they held.
 func TestSampleFilesOpen(t *testing.T) {
 	if *update {
-		writeSample(t, filepath.Join("testdata", "schema-1.db"))
+		writeSample(t, filepath.Join("testdata", "schema-2.db"))
 	}
 	files, err := filepath.Glob("testdata/schema-*.db")
 	if err != nil || len(files) == 0 {
@@ -33,12 +34,12 @@ func TestSampleFilesOpen(t *testing.T) {
 			if err := os.WriteFile(path, b, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			checkSample(t, open(t, path))
+			checkSample(t, open(t, path), filepath.Base(file))
 		})
 	}
 }
 
-func checkSample(t *testing.T, db *DB) {
+func checkSample(t *testing.T, db *DB, file string) {
 	ctx := t.Context()
 	s, err := db.Load(ctx, "d227t0000000")
 	if err != nil {
@@ -65,6 +66,14 @@ func checkSample(t *testing.T, db *DB) {
 	if produced, _, err := db.Origins(ctx, "default", "sha256:aa"); len(produced) != 1 || err != nil {
 		t.Errorf("origins = %+v, %v", produced, err)
 	}
+	incidents, err := db.Incidents(ctx, failover.Filter{})
+	want := 1
+	if file == "schema-1.db" {
+		want = 0 // it knew of none
+	}
+	if err != nil || len(incidents) != want || want > 0 && len(incidents[0].Affected) != 2 {
+		t.Errorf("incidents = %+v, %v; want %d", incidents, err, want)
+	}
 }
 
 func writeSample(t *testing.T, path string) {
@@ -80,17 +89,21 @@ func writeSample(t *testing.T, path string) {
 	d := registry.Deployment{Workspace: "default", Endpoint: "digits", Model: "digits", Version: 1, JobID: "job", Service: "svc", Run: string(s.ID), Node: "endpoint.digits", Attempt: 1}
 	err := db.Commit(ctx, run.Change{
 		ID: s.ID, Run: &s, Nodes: s.Nodes[:1],
-		Trials:   []run.TrialState{{Node: "sweep.search", Trial: run.Trial{Phase: run.Succeeded}}},
-		Attempts: []run.AttemptState{{Node: "sweep.search", Round: 1, Attempt: run.Attempt{Number: 1, Trial: &zero, JobID: "job", Phase: run.Succeeded}}},
-		Events:   []run.Event{{Run: s.ID, Seq: 2, Time: noon, Type: "run", Phase: run.Succeeded}},
-		Metrics:  []run.MetricPoint{{Node: "step.train", Metric: "loss", Step: 1, Value: 0.25, Time: noon}},
-		Cache:    []run.CacheEntry{{Workspace: "default", Key: "key", Run: s.ID, Node: pipeline.NodeID("step.train")}},
+		Trials: []run.TrialState{{Node: "sweep.search", Trial: run.Trial{Phase: run.Succeeded}}},
+		Attempts: []run.AttemptState{{Node: "sweep.search", Round: 1, Attempt: run.Attempt{Number: 1, Trial: &zero, JobID: "job", Phase: run.Succeeded},
+			Move: &failover.Move{Incident: "inc1", Phase: failover.Resumed}}},
+		Events:  []run.Event{{Run: s.ID, Seq: 2, Time: noon, Type: "run", Phase: run.Succeeded}},
+		Metrics: []run.MetricPoint{{Node: "step.train", Metric: "loss", Step: 1, Value: 0.25, Time: noon}},
+		Cache:   []run.CacheEntry{{Workspace: "default", Key: "key", Run: s.ID, Node: pipeline.NodeID("step.train")}},
 	})
 	if err == nil {
 		_, err = db.AddVersion(ctx, version("digits", string(s.ID)), "champion")
 	}
 	if err == nil {
 		d, err = db.Deploy(ctx, d)
+	}
+	if err == nil {
+		_, err = db.OpenIncident(ctx, failover.Incident{ID: "inc1", Seen: noon, Times: 1, Instances: []failover.Move{{Incident: "inc1", Endpoint: "digits"}}})
 	}
 	if err == nil {
 		err = db.Deployed(ctx, d, "")

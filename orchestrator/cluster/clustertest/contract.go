@@ -41,6 +41,8 @@ func Contract(t *testing.T, s Subject) {
 		"logs and files can be read":             (*contract).files,
 		"why a job waits is told":                (*contract).waits,
 		"a watch that is resumed misses nothing": (*contract).resumes,
+		"a signal reaches the task":              (*contract).signals,
+		"a stopped allocation is placed again":   (*contract).replaces,
 	}
 	for name, f := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -60,6 +62,7 @@ const (
 	scriptSucceed = "echo hello; echo world; echo oops >&2; echo 0123456789 > $NOMAD_TASK_DIR/file"
 	scriptFail    = "exit 3"
 	scriptSleep   = "sleep 600"
+	scriptSignal  = "trap 'echo asked; exit 0' USR1; while true; do sleep 0.05; done"
 	scriptFile    = jobspec.TaskName + "/local/file"
 )
 
@@ -71,6 +74,9 @@ func Script(t Task, script string) Exit {
 	case scriptSleep:
 		<-t.Stopped
 		return Exit{Signal: 15}
+	case scriptSignal:
+		<-t.Signals
+		return Exit{Stdout: "asked\n"}
 	default:
 		t.Write(scriptFile, "0123456789\n")
 		return Exit{Stdout: "hello\nworld\n", Stderr: "oops\n"}
@@ -299,4 +305,42 @@ func (c *contract) resumes(t *testing.T) {
 	stop = c.watch(index)
 	defer stop()
 	c.until(id, "a complete allocation", client("complete"))
+}
+
+func (c *contract) signals(t *testing.T) {
+	id := c.register(c.s.Job(c.id("signals"), scriptSignal))
+	a := c.until(id, "a running allocation", client("running")).Alloc
+	if err := c.s.Cluster.Signal(c.ctx, a.ID, "SIGUSR1"); err != nil {
+		t.Fatal(err)
+	}
+	// A shell that has not set its trap yet dies of it: it got the signal, too.
+	c.until(id, "its end", func(u run.Update) bool { return u.Alloc != nil && u.Alloc.Ended() })
+	if err := c.s.Cluster.Signal(c.ctx, a.ID, "SIGUSR1"); !errors.Is(err, run.ErrNoTask) {
+		t.Errorf("a signal to an allocation that has ended: %v, want ErrNoTask", err)
+	}
+	if err := c.s.Cluster.Signal(c.ctx, "00000000-0000-0000-0000-000000000000", "SIGUSR1"); !errors.Is(err, run.ErrNoTask) {
+		t.Errorf("a signal to an allocation that is not there: %v, want ErrNoTask", err)
+	}
+}
+
+func (c *contract) replaces(t *testing.T) {
+	id := c.register(c.s.Job(c.id("replaces"), scriptSleep))
+	first := c.until(id, "a running allocation", client("running")).Alloc
+	for range 2 { // the second time changes nothing
+		if err := c.s.Cluster.StopAlloc(c.ctx, first.ID); err != nil {
+			t.Fatal(err)
+		}
+		c.until(id, "another running allocation", func(u run.Update) bool {
+			return u.Alloc != nil && u.Alloc.ID != first.ID && u.Alloc.Client == "running" && u.Alloc.Created > first.Created
+		})
+	}
+	if s := c.job(id); len(s.Allocs) != 2 || s.Stopped {
+		t.Errorf("job = %+v", s)
+	}
+	if err := c.s.Cluster.StopAlloc(c.ctx, "00000000-0000-0000-0000-000000000000"); err != nil {
+		t.Errorf("stopping what is not there: %v", err)
+	}
+	if err := c.s.Cluster.Stop(c.ctx, id); err != nil {
+		t.Error(err)
+	}
 }
