@@ -102,6 +102,9 @@ func nics(root fs.FS) []topology.NIC {
 	var cards []topology.NIC
 	known := make(map[string]bool) // bus IDs
 	for _, d := range RDMA(root) {
+		if d.PCIBusID == "" {
+			continue // RDMA in software, over any interface
+		}
 		n := topology.NIC{
 			Name: d.Name, PCIBusID: d.PCIBusID, NUMANode: d.NUMANode, RDMA: true,
 			Down: len(d.Ports) > 0 && !slices.ContainsFunc(d.Ports, Port.Active),
@@ -109,9 +112,7 @@ func nics(root fs.FS) []topology.NIC {
 		if len(d.Netdevs) > 0 {
 			n.Netdev = d.Netdevs[0]
 		}
-		if d.PCIBusID != "" {
-			known[d.PCIBusID] = true
-		}
+		known[d.PCIBusID] = true
 		cards = append(cards, n)
 	}
 	for _, i := range interfaces {

@@ -146,6 +146,7 @@ func TestComplete(t *testing.T) {
 	sys.pci(1, "pci0000:80", "0000:80:01.0", "0000:81:00.0")
 	sys.netdev("ens9", sys.pci(0, "pci0000:30", "0000:30:01.0", "0000:31:00.0"), map[string]string{"operstate": "down"})
 	sys.netdev("eth0", "devices/platform/usb", nil)
+	sys.rdma("rxe0", "devices/virtual/rxe", active)
 
 	g := sysfs.Complete(sys.fs(), topology.Graph{
 		GPUs: []topology.GPU{

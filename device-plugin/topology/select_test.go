@@ -165,6 +165,15 @@ func TestBestOfMany(t *testing.T) {
 	}
 }
 
+// BenchmarkBest is of the most choices that are all looked at.
+func BenchmarkBest(b *testing.B) {
+	g := fixture(b, "dgx-2")
+	free := all(g)
+	for b.Loop() {
+		g.Best(8, free)
+	}
+}
+
 func TestNearest(t *testing.T) {
 	down := fixture(t, "dgx-a100")
 	down.NICs[0].Down = true

@@ -253,12 +253,16 @@ func (c control) start(id gpu.ID) (*child, error) {
 		}
 		started.reason = fmt.Sprintf("it ended: %v", cmd.ProcessState)
 		if err != nil && len(bytes.TrimSpace(said)) > 0 {
-			started.reason += fmt.Sprintf(": %.200s", lastLine(string(said)))
+			// Without the time, so that one cause is always told in the same words.
+			started.reason += fmt.Sprintf(": %.200s", logPrefix.ReplaceAllString(lastLine(string(said)), ""))
 		}
 		close(started.exited)
 	}()
 	return started, nil
 }
+
+// logPrefix is "[2026-01-02 15:04:05.123 Control  4711] ".
+var logPrefix = regexp.MustCompile(`^\[[^\]]*\] *`)
 
 // child is a daemon that this process started.
 type child struct {

@@ -37,7 +37,7 @@ type Config struct {
 	Program string
 	Logger  hclog.Logger // nil logs nothing
 
-	Check      time.Duration // between two looks at a daemon; 0 is 10 seconds
+	Check      time.Duration // between two looks at a daemon; 0 is 30 seconds
 	Patience   time.Duration // for one answer of it; 0 is 5 seconds
 	Startup    time.Duration // until a new daemon answers; 0 is 15 seconds
 	FirstPause time.Duration // before a daemon is started again, doubled each time up to a minute; 0 is 1 second
@@ -68,7 +68,7 @@ func New(c Config) *Daemons {
 	for _, d := range []struct {
 		value    *time.Duration
 		standard time.Duration
-	}{{&c.Check, 10 * time.Second}, {&c.Patience, 5 * time.Second}, {&c.Startup, 15 * time.Second}, {&c.FirstPause, time.Second}} {
+	}{{&c.Check, 30 * time.Second}, {&c.Patience, 5 * time.Second}, {&c.Startup, 15 * time.Second}, {&c.FirstPause, time.Second}} {
 		if *d.value == 0 {
 			*d.value = d.standard
 		}

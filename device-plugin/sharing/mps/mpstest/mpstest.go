@@ -80,7 +80,7 @@ func fake(mode string) int {
 // the processes in the file "clients".
 func fakeDaemon(mode, pipe, socket string) int {
 	if mode == Crashes {
-		fmt.Fprintln(os.Stderr, "Failed to create an MPS context")
+		fmt.Fprintln(os.Stderr, "[2026-01-02 15:04:05.123 Control  4711] Failed to create an MPS context")
 		return 1
 	}
 	if conn, err := net.Dial("unix", socket); err == nil {
