@@ -30,7 +30,7 @@ func openSource(s settings, log hclog.Logger) gpu.Source {
 		}
 		return simulated.New(c)
 	}
-	return nvml.New(nvml.Config{})
+	return nvml.New(nvml.Config{Logger: log.Named("nvml")})
 }
 
 // machine is everything that can be asked of a machine with GPUs. Parts that

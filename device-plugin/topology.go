@@ -105,11 +105,12 @@ func describe(g topology.Graph, members []gpu.Device) map[string]device.Attribut
 	if len(healthy) == 0 {
 		healthy = members
 	}
-	ids := boardsOf(healthy) // a broken board must not keep work from the others
-	if class := g.Class(ids); class != "" {
+	ids := boardsOf(healthy)       // a broken board must not keep work from the others
+	cut := members[0].Slice != nil // which do not reach each other
+	if class := g.Class(ids); class != "" && !cut {
 		attrs["interconnect"] = base.String(class)
 	}
-	if island := islandOf(g, ids); island != nil {
+	if island := islandOf(g, ids); island != nil && !cut {
 		attrs["nvlink_island"] = base.Int(int64(*island), "")
 	}
 	if text, err := published(g, members).Marshal(); err == nil {
