@@ -43,6 +43,10 @@ type Source interface {
 // driver: an ordinary state, not a failure.
 var ErrNoDriver = errors.New("no NVIDIA driver on this machine")
 
+// ErrRestart is what Source.Inventory wraps when only a new process can read
+// the GPUs.
+var ErrRestart = errors.New("the plugin must be started anew to read the GPUs")
+
 // Inventory is one reading of all boards of a machine.
 type Inventory struct {
 	DriverVersion string // "550.54.15"; "" if unknown

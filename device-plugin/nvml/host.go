@@ -79,6 +79,18 @@ func (h Host) exists(path string) bool {
 	return err == nil
 }
 
+// libraryReplaced reports whether the library that this process has loaded is
+// no longer on the disk, as after an upgrade of the driver. A process cannot
+// load it anew: its calls are bound to the old one for good.
+func (h Host) libraryReplaced() bool {
+	for line := range strings.Lines(string(h.file("proc/self/maps"))) {
+		if strings.Contains(line, "/libnvidia-ml.so") && strings.HasSuffix(strings.TrimSpace(line), " (deleted)") {
+			return true
+		}
+	}
+	return false
+}
+
 // migMinorsPath lists the capability device of each GPU and compute instance.
 const migMinorsPath = "proc/driver/nvidia-caps/mig-minors"
 

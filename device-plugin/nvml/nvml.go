@@ -142,6 +142,9 @@ func (s *Source) load() error {
 	case lib.ERROR_DRIVER_NOT_LOADED:
 		return fmt.Errorf("%w: %s", gpu.ErrNoDriver, reason(ret))
 	default:
+		if ret == lib.ERROR_LIB_RM_VERSION_MISMATCH && s.host.libraryReplaced() {
+			return fmt.Errorf("%w: %s was replaced on disk; the process still has the old one", gpu.ErrRestart, libraryName)
+		}
 		return fmt.Errorf("initialising NVML: %s", reason(ret))
 	}
 	s.mu.Lock()

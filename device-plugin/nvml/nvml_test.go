@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	lib "github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/NVIDIA/go-nvml/pkg/nvml/mock"
@@ -255,6 +256,21 @@ func TestDriverTroubles(t *testing.T) {
 		}
 		if healthy != step.healthy || unhealthy != step.unhealthy {
 			t.Errorf("%s: %d healthy, %d unhealthy; want %d, %d", step.name, healthy, unhealthy, step.healthy, step.unhealthy)
+		}
+	}
+}
+
+// TestReplacedLibrary is that an upgrade of the driver under a running process
+// is told from a mismatch that may pass.
+func TestReplacedLibrary(t *testing.T) {
+	const mapped = "7f1e-7f1f r-xp 00000000 08:01 4711  /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.550.54.15"
+	for maps, replaced := range map[string]bool{mapped + "\n": false, "x\n" + mapped + " (deleted)\ny\n": true, "": false} {
+		m := newMachine(t)
+		m.InitFunc = func() lib.Return { return lib.ERROR_LIB_RM_VERSION_MISMATCH }
+		host := Host{Files: fstest.MapFS{"proc/self/maps": {Data: []byte(maps)}}}
+		_, err := New(Config{Library: m.Server, Host: host}).Inventory(t.Context())
+		if err == nil || errors.Is(err, gpu.ErrRestart) != replaced {
+			t.Errorf("with %q: %v", maps, err)
 		}
 	}
 }
