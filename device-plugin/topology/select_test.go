@@ -74,7 +74,7 @@ func TestBestOracle(t *testing.T) {
 		t.Run(machine, func(t *testing.T) {
 			g := fixture(t, machine)
 			sets := [][]string{all(g)}
-			for range 20 {
+			for range 8 {
 				some := slices.DeleteFunc(all(g), func(string) bool { return random.IntN(3) == 0 })
 				sets = append(sets, some)
 			}
