@@ -1,12 +1,21 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/drover-ml/drover/device-plugin/mig"
+	"github.com/drover-ml/drover/device-plugin/mig/layout"
+	"github.com/drover-ml/drover/device-plugin/mig/migtest"
+	"github.com/drover-ml/drover/device-plugin/mig/reslice"
 )
 
 const layoutFile = "testdata/mig-layouts.yaml"
@@ -142,4 +151,81 @@ func TestMIGApply(t *testing.T) {
 	if status, _, stderr = mig("assert", "-layout", "all-balanced"); status != 0 {
 		t.Errorf("assert: %s", stderr)
 	}
+}
+
+// TestMIGApplyByThePlugin leaves the work to the process that reconciles, and
+// takes it over when that ends.
+func TestMIGApplyByThePlugin(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	machine := migtest.NewMachine("NVIDIA A100-SXM4-40GB", 2)
+	pid := machine.Use(1, -1, time.Time{})
+	stateDir := t.TempDir()
+	dir, err := reslice.OpenDir(stateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := dir.Acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plugin, err := reslice.New(reslice.Config{Controller: machine, Store: dir, Limits: reslice.Limits{Settle: time.Millisecond, Poll: time.Millisecond}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var working sync.WaitGroup
+	working.Go(func() { plugin.Run(ctx) })
+
+	boards := machine.Read()
+	targets, err := layout.Profiles([]string{"3g.20gb", "4g.20gb"}, boards)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wanted := func(i int, c mig.Controller) *migMachine {
+		plan, err := mig.NewPlan(boards[i], targets[i].Layout)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &migMachine{name: "halves", stateDir: stateDir, controller: c, boards: []migBoard{{targets[i], plan}}}
+	}
+	// A controller that can do nothing: the plugin does it.
+	s, err := migApply{}.run(ctx, wanted(0, nil), io.Discard)
+	if err != nil || s.Boards["GPU-0"].Phase != reslice.Done {
+		t.Fatalf("by the plugin: %+v, %v", s, err)
+	}
+	if n := len(machine.Read()[0].Instances); n != 2 {
+		t.Errorf("board 0 has %d instances", n)
+	}
+
+	said := make(chan string, 100)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := migApply{wait: true}.run(t.Context(), wanted(1, machine), lines(said))
+		ended <- err
+	}()
+	for line := range said {
+		if strings.HasPrefix(line, "board 1: waiting: waits for 1 process") {
+			break
+		}
+	}
+	cancel() // the plugin ends in the middle of it
+	working.Wait()
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	machine.End(pid)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if n := len(machine.Read()[1].Instances); n != 2 {
+		t.Errorf("board 1 has %d instances", n)
+	}
+}
+
+// lines delivers what is written to it.
+type lines chan<- string
+
+func (l lines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
 }
