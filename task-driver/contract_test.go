@@ -38,6 +38,7 @@ func TestContract(t *testing.T) {
 	c.Resources.Ports = []nomad.Port{{Label: "http", Value: 8080}, {Label: "master", Value: 23456}}
 	c.Env["NOMAD_DC"] = "dc1"
 	c.Env["MINE"] = "set by the job"
+	c.Env["NOMAD_META_drover.workspace"] = "vision"
 	c.Env["DROVER_RUN"] = "somebody else's"
 	env := n.environ(c)
 	for name, want := range map[string]string{
@@ -50,7 +51,7 @@ func TestContract(t *testing.T) {
 		"DROVER_PARAM_LR": "1e-4", "DROVER_PARAM_LAYERS": "3", "DROVER_PARAM_NET_WORK": "cnn", "DROVER_PARAM_DEEP": "true",
 		"DROVER_PARAM_NONE": "", "DROVER_PARAM_LIST": "[1, 2]",
 		"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "23456", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "NODE_RANK": "0",
-		"NOMAD_DC": "dc1", "MINE": "set by the job", "PATH": os.Getenv("PATH"),
+		"NOMAD_DC": "dc1", "MINE": "set by the job", "DROVER_WORKSPACE": "vision", "PATH": os.Getenv("PATH"),
 		"NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": "",
 	} {
 		if got, ok := env[name]; !ok || got != want {

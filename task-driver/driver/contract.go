@@ -54,6 +54,9 @@ func environment(c *driver.TaskConfig, m *mltask.Config, s stage.Staged, user *a
 	env["DROVER_CHECKPOINT_DIR"] = filepath.Join(s.Folder, mltask.CheckpointsDir)
 	env["DROVER_METRICS_FILE"] = filepath.Join(s.Folder, mltask.MetricsFile)
 	env["DROVER_PARAMS_FILE"] = filepath.Join(s.Folder, mltask.ParamsFile)
+	if w := c.Env["NOMAD_META_drover.workspace"]; w != "" { // shells drop variables whose names have dots
+		env["DROVER_WORKSPACE"] = w
+	}
 	setOrUnset(env, "DROVER_RUN", m.Run)
 	setOrUnset(env, "DROVER_STEP", m.Step)
 	env["DROVER_ATTEMPT"] = strconv.Itoa(m.Attempt)
