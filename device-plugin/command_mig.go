@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/drover-ml/drover/device-plugin/mig"
+	"github.com/drover-ml/drover/device-plugin/mig/holding"
 	"github.com/drover-ml/drover/device-plugin/mig/layout"
 )
 
@@ -233,6 +234,7 @@ func (o *migOptions) onMachine(ctx context.Context, stdout, stderr io.Writer, do
 	if !ok {
 		return errors.New("the GPUs of this machine cannot be cut: the source of its inventory has no MIG control")
 	}
+	controller = holding.Controller{Controller: controller}
 	boards, err := controller.Boards(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the MIG state of the boards: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/mig/holding"
 	"github.com/drover-ml/drover/device-plugin/mig/reslice"
 )
 
@@ -14,7 +15,7 @@ func (n *node) newReconciler() (*reslice.Reconciler, *reslice.Dir, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := reslice.New(reslice.Config{Controller: n.machine.mig, Store: dir, Logger: n.log.Named("mig")})
+	r, err := reslice.New(reslice.Config{Controller: holding.Controller{Controller: n.machine.mig}, Store: dir, Logger: n.log.Named("mig")})
 	if err != nil {
 		return nil, nil, err
 	}
