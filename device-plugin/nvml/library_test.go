@@ -175,7 +175,11 @@ func insideWatch(t *testing.T, s *Source) {
 	ctx, cancel := context.WithCancel(t.Context())
 	events, result := make(chan gpu.Event, 1), make(chan error, 1)
 	go func() { result <- s.Watch(ctx, func(e gpu.Event) { events <- e }) }()
-	if err := os.WriteFile(os.Getenv("FAKE_NVML_EVENT"), []byte("79"), 0o600); err != nil {
+	path := os.Getenv("FAKE_NVML_EVENT")
+	if err := os.WriteFile(path+".new", []byte("79"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
 		t.Fatal(err)
 	}
 	if e := receive(t, events); e.XID != 79 || e.Board != "GPU-fake-1" || e.GPUInstance != nil {
