@@ -74,6 +74,9 @@ func TestNetwork(t *testing.T) {
 	sys.file("devices/virtual/net/lo/operstate", "unknown")
 	sys.link("class/net/lo", "devices/virtual/net/lo")
 	sys.file("class/net/bonding_masters", "")
+	for name, target := range map[string]string{"loop0": "class/net/loop1", "loop1": "class/net/loop0", "out": "../../etc", "nowhere": "devices/gone"} {
+		sys.link("class/net/"+name, target)
+	}
 
 	got, err := sysfs.Network(sys.fs())
 	if err != nil {
@@ -176,6 +179,36 @@ func TestComplete(t *testing.T) {
 	if g.GPUs[0].CPUs != "0-7" || g.GPUs[1].CPUs != "0-3" || g.GPUs[3].NUMANode == nil || *g.GPUs[3].NUMANode != 1 {
 		t.Errorf("GPUs %+v", g.GPUs)
 	}
+}
+
+// FuzzAttributes has a machine whose attributes are anything.
+func FuzzAttributes(f *testing.F) {
+	for _, text := range []string{"0", "-1", "up", "4: ACTIVE", "400 Gb/sec (4X NDR)", "1e999 Gb/sec", "0000:1a:00.0", "99999999999999999999", ":"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		sys := tree{}
+		card := sys.pci(0, "pci0000:16", "0000:17:00.0")
+		for _, name := range []string{"numa_node", "local_cpulist"} {
+			sys.file(path.Join(card, name), text)
+		}
+		files := map[string]string{}
+		for _, name := range []string{"operstate", "carrier", "speed", "statistics/rx_bytes", "state", "phys_state", "rate", "link_layer", "counters/port_rcv_data"} {
+			files[name] = text
+		}
+		sys.netdev("ens1", card, files)
+		sys.rdma("mlx5_0", card, files)
+		interfaces, err := sysfs.Network(sys.fs())
+		if err != nil || len(interfaces) != 1 || interfaces[0].NUMANode != nil && *interfaces[0].NUMANode < 0 {
+			t.Fatalf("interfaces %+v, %v", interfaces, err)
+		}
+		for _, v := range []*int64{interfaces[0].RxBytes, interfaces[0].SpeedMbps, sysfs.RDMA(sys.fs())[0].Ports[0].RateMbps} {
+			if v != nil && *v < 0 {
+				t.Errorf("%q is %d", text, *v)
+			}
+		}
+		sysfs.Complete(sys.fs(), topology.Graph{GPUs: []topology.GPU{{ID: "a", PCIBusID: text}, {ID: "b", PCIBusID: "00000000:17:00.0"}}})
+	})
 }
 
 // TestThisMachine reads the /sys of the machine that the test runs on.

@@ -67,7 +67,9 @@ const (
 	// tells of a node it is stored by Nomad's servers. 64 boards of 7 slices
 	// with 16 NICs fit.
 	MaxPublishedBytes = 96 << 10
-	unknownLink       = "?"
+	// maxBoards bounds what is compared with each other.
+	maxBoards   = 256
+	unknownLink = "?"
 )
 
 // Publish is the attribute without slices and serials, which the caller adds.
@@ -140,6 +142,9 @@ func ParsePublished(text string) (Published, error) {
 func (p Published) check() error {
 	if p.Version != publishedVersion {
 		return fmt.Errorf("version %d; this program reads version %d", p.Version, publishedVersion)
+	}
+	if len(p.Boards) > maxBoards || len(p.NICs) > maxBoards {
+		return fmt.Errorf("%d boards and %d NICs; there can be %d of each", len(p.Boards), len(p.NICs), maxBoards)
 	}
 	taken := make(map[string]bool)
 	unique := func(id string) error {
