@@ -79,6 +79,16 @@ func (h Host) exists(path string) bool {
 	return err == nil
 }
 
+// listedBoards are the bus IDs of the boards that the kernel's part of the
+// driver has.
+func (h Host) listedBoards() []string {
+	names, err := fs.Glob(h.Files, "proc/driver/nvidia/gpus/*")
+	if err != nil {
+		return nil
+	}
+	return names
+}
+
 // libraryReplaced reports whether the library that this process has loaded is
 // no longer on the disk, as after an upgrade of the driver. A process cannot
 // load it anew: its calls are bound to the old one for good.

@@ -40,7 +40,7 @@ type Config struct {
 func New(c Config) *Source {
 	s := &Source{
 		lib: c.Library, host: c.Host, log: c.Logger, probe: func() error { return nil },
-		known: map[string]bool{}, changes: make(chan struct{}, 1),
+		known: map[string]bool{}, warned: map[string]bool{}, changes: make(chan struct{}, 1),
 	}
 	if s.lib == nil {
 		s.lib = lib.New(lib.WithLibraryPath(libraryName))
@@ -70,10 +70,14 @@ type Source struct {
 	life  sync.RWMutex
 	ready bool
 	lives int // how often the library was loaded
+	// listed are the boards that the kernel's part of the driver had then: the
+	// library lists no others.
+	listed []string
 
 	changes chan struct{}
 
 	mu     sync.Mutex
+	warned map[string]bool // of what the operator was told
 	known  map[string]bool // symbols looked up so far
 	seen   []gpu.Board     // of the last good inventory
 	roster int             // goes up when other boards are seen
@@ -96,6 +100,16 @@ var (
 // Changes delivers a hint when Watch hears of something after which the
 // inventory may be another. Without Watch there are none.
 func (s *Source) Changes() <-chan struct{} { return s.changes }
+
+// warn tells an operator something once.
+func (s *Source) warn(message string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.warned[message] {
+		s.warned[message] = true
+		s.log.Warn(message, "error", err)
+	}
+}
 
 // changed gives the hint, unless one is waiting to be taken.
 func (s *Source) changed() {
@@ -152,6 +166,7 @@ func (s *Source) load() error {
 	s.mu.Unlock()
 	s.ready = true
 	s.lives++
+	s.listed = s.host.listedBoards()
 	return nil
 }
 
@@ -208,6 +223,9 @@ var required = [][]string{
 // Inventory lists the boards. A board that cannot be read does not stop the
 // others from being listed.
 func (s *Source) Inventory(context.Context) (gpu.Inventory, error) {
+	if s.boardsCame() {
+		s.unload()
+	}
 	var inv gpu.Inventory
 	err := s.use("listing GPUs", func() error { return s.inventory(&inv) })
 	if err != nil {
@@ -215,7 +233,18 @@ func (s *Source) Inventory(context.Context) (gpu.Inventory, error) {
 		return gpu.Inventory{}, err
 	}
 	s.remember(inv.Boards)
+	if len(inv.Lost) > 0 || slices.ContainsFunc(inv.Boards, func(b gpu.Board) bool { return b.Fault != "" }) {
+		s.unload() // a board that comes back is seen by a library loaded after that
+	}
 	return inv, nil
+}
+
+// boardsCame reports whether the kernel's part of the driver has other boards
+// than when the library was loaded.
+func (s *Source) boardsCame() bool {
+	s.life.RLock()
+	defer s.life.RUnlock()
+	return s.ready && !slices.Equal(s.listed, s.host.listedBoards())
 }
 
 func (s *Source) inventory(inv *gpu.Inventory) error {

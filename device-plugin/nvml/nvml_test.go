@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/internal/gpustatus"
 )
 
 func inventory(t *testing.T, src gpu.Source) gpu.Inventory {
@@ -258,6 +259,43 @@ func TestDriverTroubles(t *testing.T) {
 			t.Errorf("%s: %d healthy, %d unhealthy; want %d, %d", step.name, healthy, unhealthy, step.healthy, step.unhealthy)
 		}
 	}
+}
+
+// TestBoardsComeAndGo is that the library is loaded anew when it can see
+// something by that, and only then.
+func TestBoardsComeAndGo(t *testing.T) {
+	m := a100()
+	files := fstest.MapFS{"proc/driver/nvidia/gpus/0000:07:00.0/information": {}}
+	loads := 0
+	m.InitFunc = func() lib.Return { loads++; return lib.SUCCESS }
+	s := New(Config{Library: m, Host: Host{Files: files}})
+	look := func(what string, want int) gpu.Inventory {
+		t.Helper()
+		inv := inventory(t, s)
+		if loads != want {
+			t.Errorf("%s: the library was loaded %d times, want %d", what, loads, want)
+		}
+		return inv
+	}
+	look("at first", 1)
+	look("nothing happened", 1)
+	files["proc/driver/nvidia/gpus/0000:0f:00.0/information"] = &fstest.MapFile{}
+	look("a board came", 2)
+	delete(files, "proc/driver/nvidia/gpus/0000:0f:00.0/information")
+	look("a board went", 3)
+	m.Boards[0].Lose(lost)
+	if inv := look("a board was lost", 3); len(inv.Lost) != 1 {
+		t.Errorf("lost %v", inv.Lost)
+	}
+	m.Boards[0].Lose(lib.SUCCESS)
+	if inv := look("it came back", 4); len(inv.Lost) != 0 {
+		t.Errorf("lost %v", inv.Lost)
+	}
+	m.Boards[0].GetSerialFunc = func() (string, lib.Return) { return "", lost }
+	if inv := look("a board is broken", 4); inv.Boards[0].FaultAction != gpustatus.End {
+		t.Errorf("board %+v", inv.Boards[0])
+	}
+	look("it is still", 5)
 }
 
 // TestReplacedLibrary is that an upgrade of the driver under a running process

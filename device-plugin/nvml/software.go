@@ -17,9 +17,10 @@ import (
 	"github.com/drover-ml/drover/device-plugin/gpu"
 )
 
-// softwareFor is for how long what software there is is taken for the same:
-// it changes when an operator installs some.
-const softwareFor = 5 * time.Minute
+// softwareFor is for how long what software there is is taken for the same. It
+// is less than the usual time between two inventories, and spares those that
+// follow each other closely.
+const softwareFor = 30 * time.Second
 
 // softwareCache remembers what software the node has.
 type softwareCache struct {

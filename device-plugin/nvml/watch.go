@@ -77,12 +77,12 @@ func (s *Source) Watch(ctx context.Context, emit func(gpu.Event)) error {
 			}
 		})
 		if logErr != nil {
-			s.log.Warn("the kernel log cannot be read; GPU events are NVML's only, without the process and the driver's words", "error", logErr)
+			s.warn("the kernel log cannot be read; GPU events are NVML's only, without the process and the driver's words", logErr)
 		}
 	})
 	eventErr := s.watchEvents(parts, deliver)
 	if errors.Is(eventErr, errNoEvents) {
-		s.log.Warn("NVML has no events; GPU events are those of the kernel log only", "error", eventErr)
+		s.warn("NVML has no events; GPU events are those of the kernel log only", eventErr)
 		running.Wait() // until ctx ends, or the log cannot be read
 	}
 	stop()
