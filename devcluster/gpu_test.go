@@ -1,7 +1,12 @@
 package devcluster
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -124,4 +129,66 @@ func awaitHealth(t *testing.T, c *api.Client, node, device string, healthy bool)
 		q.WaitIndex = meta.LastIndex
 	}
 	t.Fatalf("device %s did not become healthy=%v", device, healthy)
+}
+
+// A script of faults goes through the plugin like real ones, and a change of a
+// device's health is an event of its node.
+func TestScriptOfGPUFaults(t *testing.T) {
+	cluster := startCluster(t, withGPUPlugin(t), func(c *Config) { c.GPUs = []string{"dgx-h100:1"} })
+	c := nomad(t, cluster.Addr())
+	list, _, err := c.Nodes().List(&api.QueryOptions{Params: map[string]string{"resources": "true"}})
+	if err != nil || len(list) != 1 {
+		t.Fatalf("nodes %+v, %v", list, err)
+	}
+	node, device := list[0], list[0].NodeResources.Devices[0].Instances[3].ID
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	events, err := c.EventStream().Stream(ctx, map[api.Topic][]string{api.TopicNode: {"*"}}, node.ModifyIndex, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("fault %q {\n  at  = \"200ms\"\n  xid = 79\n}\n", device)
+	body, err := json.Marshal(map[string]string{"node": node.Name, "script": script})
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.Post(cluster.Addr()+"/v1/devcluster/script-gpus", "application/json", bytes.NewReader(body))
+	if err != nil || res.StatusCode != http.StatusNoContent {
+		t.Fatalf("script-gpus: %v, %v", res, err)
+	}
+	res.Body.Close()
+	said := func() string {
+		for batch := range events {
+			if batch.Err != nil {
+				t.Fatal(batch.Err)
+			}
+			for _, e := range batch.Events {
+				n, err := e.Node()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, g := range n.NodeResources.Devices {
+					for _, d := range g.Instances {
+						if d.ID == device && !d.Healthy {
+							return d.HealthDescription
+						}
+					}
+				}
+			}
+		}
+		return "nothing"
+	}()
+	if !strings.HasPrefix(said, "Xid 79: ") || !strings.HasSuffix(said, "; running work is ended") {
+		t.Errorf("the event says of the device: %s", said)
+	}
+	if err := cluster.ScriptGPUs("nowhere", ""); !errors.Is(err, ErrNoNode) {
+		t.Errorf("a node that is not there: %v", err)
+	}
+	if err := cluster.ScriptGPUs(node.Name, strings.Repeat("#", maxScript+1)); err == nil {
+		t.Error("a script of any size is taken")
+	}
+	if err := cluster.ScriptGPUs(node.Name, ""); err != nil {
+		t.Fatal(err)
+	}
+	awaitHealth(t, c, node.ID, device, true)
 }

@@ -82,20 +82,12 @@ func (c *Cluster) HealNode(ctx context.Context, name string) error {
 func (c *Cluster) FailGPU(node, id, reason string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	i := slices.IndexFunc(c.cfg.Nodes, func(nc NodeConfig) bool { return nc.Name == node })
-	if i < 0 {
-		return fmt.Errorf("%w: %q", ErrNoNode, node)
-	}
-	if c.cfg.Nodes[i].GPUs == "" {
-		return fmt.Errorf("node %s has no simulated GPUs", node)
-	}
 	if strings.ContainsAny(id+reason, "\"\\\n${}%") {
 		return fmt.Errorf("device ID and reason must not have quotes, braces, percent or dollar signs")
 	}
-	path := c.faultFile(node)
 	content := ""
 	if id != "" {
-		old, err := os.ReadFile(path)
+		old, err := os.ReadFile(c.faultFile(node))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("reading the fault file: %w", err)
 		}
@@ -104,7 +96,35 @@ func (c *Cluster) FailGPU(node, id, reason string) error {
 		}
 		content = string(old) + fmt.Sprintf("fault \"%s\" {\n  reason = \"%s\"\n}\n", id, reason)
 	}
+	return c.writeFaults(node, content)
+}
+
+// maxScript bounds a script of faults, in bytes.
+const maxScript = 1 << 20
+
+// ScriptGPUs replaces all that goes wrong with a node's simulated GPUs by a
+// script, as the device plugin's documentation describes it: times in it count
+// from now. "" heals them.
+func (c *Cluster) ScriptGPUs(node, script string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(script) > maxScript {
+		return fmt.Errorf("the script has %d bytes, more than %d", len(script), maxScript)
+	}
+	return c.writeFaults(node, script)
+}
+
+// writeFaults replaces a node's fault file. c.mu is held.
+func (c *Cluster) writeFaults(node, content string) error {
+	i := slices.IndexFunc(c.cfg.Nodes, func(nc NodeConfig) bool { return nc.Name == node })
+	if i < 0 {
+		return fmt.Errorf("%w: %q", ErrNoNode, node)
+	}
+	if c.cfg.Nodes[i].GPUs == "" {
+		return fmt.Errorf("node %s has no simulated GPUs", node)
+	}
 	// The plugin may read at any moment: it sees the old file or the new one.
+	path := c.faultFile(node)
 	tmp := filepath.Join(filepath.Dir(path), ".gpu-faults.tmp")
 	if err := os.WriteFile(tmp, []byte(content), 0o600); err != nil {
 		return fmt.Errorf("writing the fault file: %w", err)
@@ -122,6 +142,7 @@ func (c *Cluster) ErrorNext(r faults.Rule) { c.faults.ErrorNext(r) }
 //
 //	POST kill-node, partition-node, heal-node  {"node": "node-1"}
 //	POST fail-gpu                              {"node": "node-1", "id": "GPU-…", "reason": "…"}
+//	POST script-gpus                           {"node": "node-1", "script": "fault …"}
 //	POST delay-events                          {"delay": "2s"}
 //	POST error-next                            a faults.Rule
 //	POST clear                                 ends delays and injected errors
@@ -132,7 +153,7 @@ func (c *Cluster) faultAPI() http.Handler {
 		mux.HandleFunc("POST /v1/devcluster/"+name, func(w http.ResponseWriter, r *http.Request) {
 			var req faultRequest
 			if r.ContentLength != 0 {
-				if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&req); err != nil {
+				if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 2*maxScript)).Decode(&req); err != nil {
 					http.Error(w, "decoding request: "+err.Error(), http.StatusBadRequest)
 					return
 				}
@@ -152,6 +173,7 @@ func (c *Cluster) faultAPI() http.Handler {
 	handle("partition-node", func(_ context.Context, r faultRequest) error { return c.PartitionNode(r.Node) })
 	handle("heal-node", func(ctx context.Context, r faultRequest) error { return c.HealNode(ctx, r.Node) })
 	handle("fail-gpu", func(_ context.Context, r faultRequest) error { return c.FailGPU(r.Node, r.ID, r.Reason) })
+	handle("script-gpus", func(_ context.Context, r faultRequest) error { return c.ScriptGPUs(r.Node, r.Script) })
 	handle("delay-events", func(_ context.Context, r faultRequest) error {
 		d, err := time.ParseDuration(r.Delay)
 		if err != nil {
@@ -175,6 +197,6 @@ func (c *Cluster) faultAPI() http.Handler {
 }
 
 type faultRequest struct {
-	Node, ID, Reason, Delay string
+	Node, ID, Reason, Script, Delay string
 	faults.Rule
 }

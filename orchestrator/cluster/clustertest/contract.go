@@ -62,7 +62,7 @@ const (
 	scriptSucceed = "echo hello; echo world; echo oops >&2; echo 0123456789 > $NOMAD_TASK_DIR/file"
 	scriptFail    = "exit 3"
 	scriptSleep   = "sleep 600"
-	scriptSignal  = "trap 'echo asked; exit 0' USR1; while true; do sleep 0.05; done"
+	scriptSignal  = "trap 'echo asked; exit 0' HUP; while true; do sleep 0.05; done"
 	scriptFile    = jobspec.TaskName + "/local/file"
 )
 
@@ -310,15 +310,15 @@ func (c *contract) resumes(t *testing.T) {
 func (c *contract) signals(t *testing.T) {
 	id := c.register(c.s.Job(c.id("signals"), scriptSignal))
 	a := c.until(id, "a running allocation", client("running")).Alloc
-	if err := c.s.Cluster.Signal(c.ctx, a.ID, "SIGUSR1"); err != nil {
+	if err := c.s.Cluster.Signal(c.ctx, a.ID, "SIGHUP"); err != nil {
 		t.Fatal(err)
 	}
 	// A shell that has not set its trap yet dies of it: it got the signal, too.
 	c.until(id, "its end", func(u run.Update) bool { return u.Alloc != nil && u.Alloc.Ended() })
-	if err := c.s.Cluster.Signal(c.ctx, a.ID, "SIGUSR1"); !errors.Is(err, run.ErrNoTask) {
+	if err := c.s.Cluster.Signal(c.ctx, a.ID, "SIGHUP"); !errors.Is(err, run.ErrNoTask) {
 		t.Errorf("a signal to an allocation that has ended: %v, want ErrNoTask", err)
 	}
-	if err := c.s.Cluster.Signal(c.ctx, "00000000-0000-0000-0000-000000000000", "SIGUSR1"); !errors.Is(err, run.ErrNoTask) {
+	if err := c.s.Cluster.Signal(c.ctx, "00000000-0000-0000-0000-000000000000", "SIGHUP"); !errors.Is(err, run.ErrNoTask) {
 		t.Errorf("a signal to an allocation that is not there: %v, want ErrNoTask", err)
 	}
 }
