@@ -2,6 +2,8 @@ package sharing
 
 import (
 	"fmt"
+	"maps"
+	"strconv"
 	"strings"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
@@ -17,7 +19,8 @@ type Limits string
 const (
 	// None is of time-slicing.
 	None Limits = "none"
-	// Enforced limits hold for every process that uses the device.
+	// Enforced limits hold for all processes that use the device together: none
+	// outside of MPS can while one does within.
 	Enforced Limits = "enforced"
 	// Trusted limits hold for every process that keeps its environment.
 	Trusted Limits = "trusted"
@@ -203,9 +206,7 @@ func (s Share) Apply(r *device.Reservation, a Access) {
 	if s.Mode != MPS {
 		return
 	}
-	// The daemon serves this one device, so it is device 0 to its clients.
-	r.Env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = fmt.Sprint(s.ThreadPercent)
-	r.Env["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = fmt.Sprintf("0=%dM", s.MemoryMiB)
+	maps.Copy(r.Env, s.Limit())
 	if a.PipeDir == "" {
 		return
 	}
@@ -214,6 +215,15 @@ func (s Share) Apply(r *device.Reservation, a Access) {
 	r.Mounts = append(r.Mounts,
 		device.Mount{TaskPath: a.PipeDir, HostPath: a.PipeDir},
 		device.Mount{TaskPath: "/dev/shm", HostPath: "/dev/shm"})
+}
+
+// Limit is what tells MPS the limits, in the environment of a client or of the
+// daemon. A daemon serves one device, which is device 0 to both.
+func (s Share) Limit() map[string]string {
+	return map[string]string{
+		"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": strconv.Itoa(s.ThreadPercent),
+		"CUDA_MPS_PINNED_DEVICE_MEM_LIMIT":  fmt.Sprintf("0=%dM", s.MemoryMiB),
+	}
 }
 
 // Together checks that one task can use the devices of a reservation. A process

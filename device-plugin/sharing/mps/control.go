@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/drover-ml/drover/device-plugin/gpu"
 	"github.com/drover-ml/drover/device-plugin/sharing"
 )
 
@@ -230,15 +229,19 @@ func (c control) quit(ctx context.Context) error {
 }
 
 // start starts the daemon of a device. It runs on when this process ends, in a
-// session of its own, since tasks may depend on it.
-func (c control) start(id gpu.ID) (*child, error) {
+// session of its own, since tasks may depend on it. It has the limits from its
+// first moment: tasks of before may be waiting for it.
+func (c control) start(s sharing.Share) (*child, error) {
 	log, err := os.Create(filepath.Join(c.logDir(), "start.log"))
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
 	cmd := exec.Command(c.program, "-f")
-	cmd.Env = append(c.environ(), "CUDA_VISIBLE_DEVICES="+string(id))
+	cmd.Env = append(c.environ(), "CUDA_VISIBLE_DEVICES="+string(s.Device))
+	for name, value := range s.Limit() {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

@@ -108,7 +108,7 @@ func (k *keeper) ready(ctx context.Context) error {
 			return err
 		}
 	}
-	child, err := k.control.start(k.id)
+	child, err := k.control.start(*k.share)
 	if err != nil {
 		return err
 	}

@@ -165,6 +165,9 @@ func TestLimitsAreSetAndVerified(t *testing.T) {
 	if got := m.read("devices"); got != string(board) {
 		t.Errorf("the daemon is for devices %q, want %s", got, board)
 	}
+	if got, want := m.read("limits"), "25.0 5120M"; got != want {
+		t.Errorf("the daemon begins with limits %q, want %q", got, want)
+	}
 	if strings.Contains(m.read("environment"), "secret") {
 		t.Error("the daemon has the environment of the plugin")
 	}

@@ -103,6 +103,13 @@ func fakeDaemon(mode, pipe, socket string) int {
 	write("environment", strings.Join(os.Environ(), "\n"))
 	write("pid", strconv.Itoa(os.Getpid()))
 	d := fakeState{mode: mode, pipe: pipe, threads: "100.0", memory: "0"}
+	if percent := os.Getenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"); percent != "" {
+		d.threads = percent + ".0"
+	}
+	if limit, ok := strings.CutPrefix(os.Getenv("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"), "0="); ok && mode != NoLimits {
+		d.memory = limit
+	}
+	write("limits", d.threads+" "+d.memory)
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
