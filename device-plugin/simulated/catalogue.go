@@ -33,7 +33,9 @@ type model struct {
 	hbm          bool // stacked memory, which has a temperature of its own
 	fan          bool
 	// savesLanes is set for boards that drop to PCIe 1 while idle.
-	savesLanes             bool
+	savesLanes bool
+	// coherent is set for boards whose memory is a NUMA node of the machine.
+	coherent               bool
 	slowdownC, shutdownC   int64
 	pciBandwidthMBpsChosen int64 // of a board file; 0 follows from the generation
 }
@@ -143,7 +145,7 @@ var models = map[string]model{
 	"gb200": {
 		product: "NVIDIA GB200", architecture: "blackwell", computeCapability: 10.0, pciDeviceID: "0x294110DE",
 		memoryMiB: 189471, powerW: 1200, bar1MiB: 262144, coresClockMHz: 2062, memoryClockMHz: 3996,
-		pciGeneration: 5, multiprocessors: 152, cores: 128, nvlinks: 18, nvlinkMBps: 53125, baseboard: true,
+		pciGeneration: 5, multiprocessors: 152, cores: 128, nvlinks: 18, nvlinkMBps: 53125, baseboard: true, coherent: true,
 		memoryErrors: remapsRows, hbm: true, slowdownC: 89, shutdownC: 92,
 	},
 	"l4": {

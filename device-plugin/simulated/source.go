@@ -27,7 +27,9 @@ import (
 	"github.com/drover-ml/drover/device-plugin/topology"
 )
 
-// Config is how to run a simulated machine.
+// Config is how to run a simulated machine. One without files runs on the clock
+// of a testing/synctest bubble; waiting for the kernel to tell of files would
+// stop that.
 type Config struct {
 	Machine Machine
 	// FaultFile is a script that is read again whenever it changes; "" is

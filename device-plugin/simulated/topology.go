@@ -30,6 +30,7 @@ func (m Machine) graph(views []boardView) topology.Graph {
 		there = append(there, v)
 		g.GPUs = append(g.GPUs, topology.GPU{
 			ID: string(v.ID), Index: v.Index, PCIBusID: v.PCIBusID, NUMANode: v.NUMANode, CPUs: v.CPUs,
+			MemoryNode: m.memoryNode(v.Index),
 		})
 	}
 	for i, a := range there {
@@ -44,6 +45,20 @@ func (m Machine) graph(views []boardView) topology.Graph {
 		}
 	}
 	return g.WithIslands()
+}
+
+// memoryNode is the NUMA node of a coherent board's memory. Each board has
+// eight numbers, beyond those of the CPUs, for its memory and its slices'.
+func (m Machine) memoryNode(board int) *int {
+	if !m.boards[board].coherent {
+		return nil
+	}
+	first := 0
+	for _, n := range m.wiring.nodes {
+		first = max(first, n.node+1)
+	}
+	node := first + 8*board
+	return &node
 }
 
 // link is the connection of two boards.

@@ -159,6 +159,21 @@ func TestWiringProblems(t *testing.T) {
 	}
 }
 
+// TestMemoryNodes: the memory of a board that shares the CPUs' address space is
+// a NUMA node.
+func TestMemoryNodes(t *testing.T) {
+	var got []int
+	for _, b := range graph(t, start(t, Config{Machine: machine(t, "gb200-tray")})).GPUs {
+		got = append(got, *b.MemoryNode)
+	}
+	if diff := cmp.Diff([]int{2, 10, 18, 26}, got); diff != "" {
+		t.Errorf("memory nodes (-want +got):\n%s", diff)
+	}
+	if b := graph(t, start(t, Config{Machine: machine(t, "h100")})).GPUs[0]; b.MemoryNode != nil {
+		t.Errorf("an H100's memory is NUMA node %d", *b.MemoryNode)
+	}
+}
+
 // TestTopologyOfFaults: a board that is gone is not in the graph, and links
 // that are down do not count.
 func TestTopologyOfFaults(t *testing.T) {

@@ -158,8 +158,11 @@ func (w wiring) fill(boards []board) wiring {
 		all[i] = i
 	}
 	var nics []string
-	for _, n := range w.nics {
+	first := 0
+	w.nics = slices.Clone(w.nics)
+	for i, n := range w.nics {
 		nics = append(nics, n.Name)
+		w.nics[i].NUMANode = &first
 	}
 	if len(boards) <= 2 {
 		w.nodes = []numaNode{{cluster{all, nics, topology.HostBridge}, 0, "0-31"}}

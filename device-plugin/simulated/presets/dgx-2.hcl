@@ -1,6 +1,11 @@
 # A DGX-2: sixteen boards on NVSwitches. Two boards and a network card share a
 # PCIe switch, and two such switches hang below another.
 
+environment {
+  open_kernel_modules = false
+  fabric_manager      = "580.95.05"
+}
+
 board "v100-32gb" {
   count = 16
   pci_bus_ids = [

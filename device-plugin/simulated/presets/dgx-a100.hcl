@@ -1,6 +1,11 @@
 # A DGX A100: eight boards on NVSwitches. Each pair of boards has a NUMA node and
 # two network cards; two more cards, for storage, are elsewhere.
 
+environment {
+  open_kernel_modules = true
+  fabric_manager      = "580.95.05"
+}
+
 board "a100-40gb" {
   count = 8
   pci_bus_ids = [

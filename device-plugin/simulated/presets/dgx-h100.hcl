@@ -2,6 +2,11 @@
 # of its own behind the same PCIe switch, and two cards with two ports each for
 # storage.
 
+environment {
+  open_kernel_modules = true
+  fabric_manager      = "580.95.05"
+}
+
 board "h100" {
   count = 8
   pci_bus_ids = [

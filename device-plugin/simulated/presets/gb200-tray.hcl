@@ -1,6 +1,11 @@
 # A compute tray of a GB200 NVL72: two Grace CPUs with two boards each. The
 # boards reach those of the other trays too, which are other nodes.
 
+environment {
+  open_kernel_modules = true
+  fabric_manager      = "580.95.05"
+}
+
 board "gb200" {
   count       = 4
   pci_bus_ids = ["00000008:01:00.0", "00000009:01:00.0", "00000018:01:00.0", "00000019:01:00.0"]
