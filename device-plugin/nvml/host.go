@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/drover-ml/drover/device-plugin/nvml/kernellog"
 )
 
 // Host is what is read beside NVML. The zero Host is this machine; one with
@@ -23,17 +25,10 @@ type Host struct {
 	IsDevice func(path string) bool
 	// KernelLog opens the kernel's log at its beginning. Nil is a machine
 	// where it cannot be read.
-	KernelLog func() (KernelLog, error)
+	KernelLog func() (kernellog.Log, error)
 	// Uptime is the time since the machine's start, by the clock of its kernel
 	// log.
 	Uptime func() time.Duration
-}
-
-// KernelLog is a log as /dev/kmsg is one: reading waits for the next record
-// until the deadline, or until it is closed.
-type KernelLog interface {
-	io.ReadCloser
-	SetReadDeadline(t time.Time) error
 }
 
 // thisHost is the machine that the process runs on.
@@ -44,7 +39,7 @@ func thisHost() Host {
 			info, err := os.Stat(path)
 			return err == nil && info.Mode()&os.ModeCharDevice != 0
 		},
-		KernelLog: func() (KernelLog, error) { return os.Open("/dev/kmsg") },
+		KernelLog: func() (kernellog.Log, error) { return os.Open("/dev/kmsg") },
 		Uptime: func() time.Duration {
 			var now unix.Timespec
 			if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) != nil {
@@ -55,9 +50,8 @@ func thisHost() Host {
 	}
 }
 
-// maxFileBytes bounds what is read of one file; a status file of a package
-// manager has a few megabytes.
-const maxFileBytes = 32 << 20
+// maxFileBytes bounds what is read of one file.
+const maxFileBytes = 4 << 20
 
 // file is the content of a file; nil if it cannot be read. The path is without
 // its first slash.
@@ -72,11 +66,6 @@ func (h Host) file(path string) []byte {
 		return nil
 	}
 	return content
-}
-
-func (h Host) exists(path string) bool {
-	_, err := fs.Stat(h.Files, path)
-	return err == nil
 }
 
 // listedBoards are the bus IDs of the boards that the kernel's part of the

@@ -1,13 +1,14 @@
 package nvml
 
 import (
-	"fmt"
 	"math/bits"
 	"path"
 	"strconv"
 	"strings"
 
 	lib "github.com/NVIDIA/go-nvml/pkg/nvml"
+
+	"github.com/drover-ml/drover/device-plugin/nvml/pci"
 )
 
 const (
@@ -19,7 +20,7 @@ const (
 // locality is the NUMA node and the CPUs nearest to a board. The kernel knows
 // them; NVML is asked where it does not say.
 func (r *reader) locality(d lib.Device, bus string) (node *int, cpus string) {
-	if at, ok := parseSlot(bus); ok {
+	if at, ok := pci.Parse(bus); ok {
 		dir := path.Join("sys/bus/pci/devices", at.String()+".0")
 		if n, err := strconv.Atoi(text(r.host.file(path.Join(dir, "numa_node")))); err == nil && n >= 0 {
 			node = &n
@@ -73,37 +74,4 @@ func ranges(numbers []int) string {
 		i = last + 1
 	}
 	return strings.Join(parts, ",")
-}
-
-// slot is where on the PCI buses a device is. Functions of one device are the
-// same GPU.
-type slot struct {
-	domain      uint64
-	bus, device uint64
-}
-
-// String is the slot as the kernel writes it, without the function:
-// "0000:07:00".
-func (s slot) String() string { return fmt.Sprintf("%04x:%02x:%02x", s.domain, s.bus, s.device) }
-
-// parseSlot reads a bus ID in any of its forms: "00000000:07:00.0" as NVML has
-// it, "0000:07:00.0" as the kernel, "0000:07:00" as the driver's messages.
-func parseSlot(text string) (slot, bool) {
-	parts := strings.Split(strings.TrimSpace(text), ":")
-	if len(parts) != 3 {
-		return slot{}, false
-	}
-	device, function, hasFunction := strings.Cut(parts[2], ".")
-	domain, err1 := strconv.ParseUint(parts[0], 16, 32)
-	bus, err2 := strconv.ParseUint(parts[1], 16, 8)
-	dev, err3 := strconv.ParseUint(device, 16, 8)
-	if err1 != nil || err2 != nil || err3 != nil {
-		return slot{}, false
-	}
-	if hasFunction {
-		if _, err := strconv.ParseUint(function, 16, 4); err != nil {
-			return slot{}, false
-		}
-	}
-	return slot{domain, bus, dev}, true
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/drover-ml/drover/device-plugin/gpu"
 	"github.com/drover-ml/drover/device-plugin/health"
 	"github.com/drover-ml/drover/device-plugin/mig"
+	"github.com/drover-ml/drover/device-plugin/nvml/kernellog"
 	"github.com/drover-ml/drover/device-plugin/topology"
 )
 
@@ -52,6 +53,7 @@ func New(c Config) *Source {
 	if s.log == nil {
 		s.log = hclog.NewNullLogger()
 	}
+	s.kernel = &kernellog.Reader{Open: s.host.KernelLog, Uptime: s.host.Uptime}
 	return s
 }
 
@@ -86,7 +88,7 @@ type Source struct {
 	gauges   gauges
 	running  processCache
 	gate     gate
-	kernel   kernelLog
+	kernel   *kernellog.Reader
 }
 
 var (
@@ -252,7 +254,7 @@ func (s *Source) inventory(inv *gpu.Inventory) error {
 	if err != nil {
 		return err
 	}
-	*inv = gpu.Inventory{DriverVersion: s.driverVersion(), CUDAVersion: s.cudaVersion(), Environment: s.software.read(s.host)}
+	*inv = gpu.Inventory{DriverVersion: s.driverVersion(), CUDAVersion: s.cudaVersion(), Environment: s.software.read(s.host.Files)}
 	minors := s.host.migMinors()
 	for i := range count {
 		board, ret := s.board(i, minors)

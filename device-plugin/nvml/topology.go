@@ -5,6 +5,7 @@ import (
 
 	lib "github.com/NVIDIA/go-nvml/pkg/nvml"
 
+	"github.com/drover-ml/drover/device-plugin/nvml/pci"
 	"github.com/drover-ml/drover/device-plugin/topology"
 )
 
@@ -24,7 +25,7 @@ func (s *Source) Topology(context.Context) (topology.Graph, error) {
 				g.GPUs = append(g.GPUs, e.gpu)
 			}
 		}
-		isBoard := make(map[slot]bool)
+		isBoard := make(map[pci.Slot]bool)
 		for _, e := range ends {
 			isBoard[e.at] = true
 		}
@@ -51,11 +52,11 @@ type end struct {
 	*reader
 	device lib.Device
 	gpu    topology.GPU
-	at     slot
+	at     pci.Slot
 
-	linkMBps int64        // of one NVLink, one direction; 0 is unknown
-	direct   map[slot]int // NVLinks, by the board they lead to
-	switched int          // NVLinks that lead to switches
+	linkMBps int64            // of one NVLink, one direction; 0 is unknown
+	direct   map[pci.Slot]int // NVLinks, by the board they lead to
+	switched int              // NVLinks that lead to switches
 	fabric   *lib.GpuFabricInfo
 }
 
@@ -69,10 +70,10 @@ func (s *Source) end(index int) (end, bool) {
 		return end{}, false
 	}
 	r := &reader{Source: s}
-	e := end{reader: r, device: d, gpu: topology.GPU{ID: trimmed(uuid), Index: index}, direct: map[slot]int{}}
-	if pci := r.pci(d); pci != nil {
-		e.gpu.PCIBusID = busID(*pci)
-		e.at, _ = parseSlot(e.gpu.PCIBusID)
+	e := end{reader: r, device: d, gpu: topology.GPU{ID: trimmed(uuid), Index: index}, direct: map[pci.Slot]int{}}
+	if info := r.pci(d); info != nil {
+		e.gpu.PCIBusID = busID(*info)
+		e.at, _ = pci.Parse(e.gpu.PCIBusID)
 	}
 	e.gpu.NUMANode, e.gpu.CPUs = r.locality(d, e.gpu.PCIBusID)
 	e.gpu.MemoryNode = read(r, d.GetNumaNodeId, "nvmlDeviceGetNumaNodeId")
@@ -86,7 +87,7 @@ func (s *Source) end(index int) (end, bool) {
 }
 
 // follow finds where the board's NVLinks lead.
-func (e *end) follow(isBoard map[slot]bool) {
+func (e *end) follow(isBoard map[pci.Slot]bool) {
 	for _, l := range e.links(e.device) {
 		if !l.active {
 			continue
@@ -104,7 +105,7 @@ func (e *end) follow(isBoard map[slot]bool) {
 		if remote == nil {
 			continue
 		}
-		at, ok := parseSlot(busID(*remote))
+		at, ok := pci.Parse(busID(*remote))
 		switch {
 		case ok && isBoard[at]:
 			e.direct[at]++

@@ -10,6 +10,8 @@ import (
 	lib "github.com/NVIDIA/go-nvml/pkg/nvml"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/nvml/kernellog"
+	"github.com/drover-ml/drover/device-plugin/nvml/pci"
 )
 
 const (
@@ -67,15 +69,15 @@ func (s *Source) Watch(ctx context.Context, emit func(gpu.Event)) error {
 	var logErr error
 	var running sync.WaitGroup
 	running.Go(func() {
-		logErr = s.watchKernelLog(parts, func(at time.Time, x xidLine) {
-			if e, ok := s.eventOf(at, x); ok {
+		logErr = s.kernel.Follow(parts, func(at time.Time, l kernellog.Line) {
+			if e, ok := s.eventOf(at, l); ok {
 				place := "kernel log"
-				if x.inferred {
+				if l.Inferred {
 					place = "kernel log, without its code"
 				}
 				deliver(e, place)
 			}
-		})
+		}, s.changed)
 		if logErr != nil {
 			s.warn("the kernel log cannot be read; GPU events are NVML's only, without the process and the driver's words", logErr)
 		}
@@ -98,20 +100,20 @@ func (s *Source) Watch(ctx context.Context, emit func(gpu.Event)) error {
 
 // eventOf is the event that a line of the kernel log tells of. There is none
 // for boards that NVML does not list.
-func (s *Source) eventOf(at time.Time, x xidLine) (gpu.Event, bool) {
-	board, ok := s.boardAt(x.at)
+func (s *Source) eventOf(at time.Time, l kernellog.Line) (gpu.Event, bool) {
+	board, ok := s.boardAt(l.At)
 	return gpu.Event{
-		Time: at, Board: board, XID: x.xid, PID: x.pid, Text: x.text,
-		GPUInstance: x.gpuInstance, ComputeInstance: x.computeInstance,
+		Time: at, Board: board, XID: l.XID, PID: l.PID, Text: l.Text,
+		GPUInstance: l.GPUInstance, ComputeInstance: l.ComputeInstance,
 	}, ok
 }
 
 // boardAt is the board in a slot, as last seen.
-func (s *Source) boardAt(at slot) (gpu.ID, bool) {
+func (s *Source) boardAt(at pci.Slot) (gpu.ID, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.seen {
-		if seen, ok := parseSlot(b.PCIBusID); ok && seen == at {
+		if seen, ok := pci.Parse(b.PCIBusID); ok && seen == at {
 			return b.ID, true
 		}
 	}

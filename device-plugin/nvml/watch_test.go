@@ -14,8 +14,18 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/drover-ml/drover/device-plugin/nvml/kernellog"
 	"github.com/drover-ml/drover/device-plugin/nvml/nvmltest"
 )
+
+// hostOf is a machine with a kernel log.
+func hostOf(l *nvmltest.Log) Host {
+	return Host{
+		Files:     fstest.MapFS{},
+		KernelLog: func() (kernellog.Log, error) { return l.File(), nil },
+		Uptime:    func() time.Duration { return l.Uptime },
+	}
+}
 
 // watching starts to watch, and waits until the boards are registered.
 func watching(t *testing.T, s *Source, boards ...*nvmltest.Board) (events <-chan gpu.Event, stop func() error) {
@@ -98,18 +108,18 @@ func TestWatchEvents(t *testing.T) {
 func TestWatchBoth(t *testing.T) {
 	m := a100()
 	b := m.Boards[0] // at 07:00
-	l := newLog(t, time.Hour)
-	s := New(Config{Library: m, Host: l.host()})
+	l := nvmltest.NewLog(t, time.Hour)
+	s := New(Config{Library: m, Host: hostOf(l)})
 	defer s.Close()
 	events, _ := watching(t, s, b)
-	l.write(0, "NVRM: Xid (PCI:0000:07:00): 79, pid=4711, name=python3, GPU has fallen off the bus.")
+	l.Write(0, "NVRM: Xid (PCI:0000:07:00): 79, pid=4711, name=python3, GPU has fallen off the bus.")
 	if e := receive(t, events); e.XID != 79 || e.PID != 4711 || e.Board != idOf(b) || !strings.Contains(e.Text, "python3") {
 		t.Errorf("event %+v", e)
 	}
-	l.write(0, "NVRM: GPU 0000:07:00.0: GPU has fallen off the bus.")
+	l.Write(0, "NVRM: GPU 0000:07:00.0: GPU has fallen off the bus.")
 	m.Emit(b, lib.EventTypeXidCriticalError, 79, nvmltest.Whole, nvmltest.Whole)
-	l.write(0, "NVRM: Xid (PCI:0000:99:00): 79, pid=1, of a board that is not listed")
-	l.write(0, "NVRM: Xid (PCI:0000:07:00): 48, pid=0, x")
+	l.Write(0, "NVRM: Xid (PCI:0000:99:00): 79, pid=1, of a board that is not listed")
+	l.Write(0, "NVRM: Xid (PCI:0000:07:00): 48, pid=0, x")
 	if e := receive(t, events); e.XID != 48 {
 		t.Errorf("event %+v", e)
 	}
@@ -176,11 +186,11 @@ func TestWatchWithout(t *testing.T) {
 	t.Run("events", func(t *testing.T) {
 		m := a100()
 		m.Lack("nvmlEventSetCreate")
-		l := newLog(t, time.Hour)
-		s := New(Config{Library: m, Host: l.host()})
+		l := nvmltest.NewLog(t, time.Hour)
+		s := New(Config{Library: m, Host: hostOf(l)})
 		defer s.Close()
 		events, _ := watching(t, s)
-		l.write(0, xid(79))
+		l.Write(0, "NVRM: Xid (PCI:0000:07:00): 79, pid=1, x")
 		if e := receive(t, events); e.XID != 79 || e.Board != idOf(m.Boards[0]) {
 			t.Errorf("event %+v", e)
 		}
@@ -210,4 +220,15 @@ func TestWatchWithout(t *testing.T) {
 			t.Errorf("watching: %v", err)
 		}
 	})
+}
+
+// TestJoinWithKernelLog is B03: NVML's padded bus ID is the slot that a line of
+// the kernel log has.
+func TestJoinWithKernelLog(t *testing.T) {
+	s := newMachine(t).source()
+	inventory(t, s)
+	line, ok := kernellog.Parse("NVRM: Xid (PCI:0000:07:00): 79, pid=0, GPU has fallen off the bus.")
+	if id, known := s.boardAt(line.At); !ok || !known || id != "GPU-0" {
+		t.Errorf("the board of %+v is %q, %t", line, id, known)
+	}
 }

@@ -1,55 +1,65 @@
-package nvml
+// Package software finds what software a machine has for its GPUs, beside the
+// driver. It reads files only; no program is started.
+package software
 
 import (
 	"bufio"
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"io"
 	"io/fs"
 	"path"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
 )
 
-// softwareFor is for how long what software there is is taken for the same. It
-// is less than the usual time between two inventories, and spares those that
-// follow each other closely.
-const softwareFor = 30 * time.Second
-
-// softwareCache remembers what software the node has.
-type softwareCache struct {
-	mu   sync.Mutex
-	at   time.Time
-	last gpu.Environment
-}
-
-func (c *softwareCache) read(h Host) gpu.Environment {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.at.IsZero() || time.Since(c.at) > softwareFor {
-		c.last, c.at = h.software(), time.Now()
-	}
-	return c.last
-}
-
-// software is what can be told from files alone.
-func (h Host) software() gpu.Environment {
-	packages := dpkgVersions(h.file("var/lib/dpkg/status"))
+// Find tells from files alone what software a machine has for its GPUs. The
+// files are those of the machine, from its root folder on.
+func Find(files fs.FS) gpu.Environment {
+	t := tree{files}
+	packages := dpkgVersions(t.file("var/lib/dpkg/status"))
 	return gpu.Environment{
-		OpenKernelModules: openModules(h.file("proc/driver/nvidia/version")),
-		CUDARuntimes:      h.cudaRuntimes(),
-		ContainerToolkit:  h.containerToolkit(packages),
+		OpenKernelModules: openModules(t.file("proc/driver/nvidia/version")),
+		CUDARuntimes:      t.cudaRuntimes(),
+		ContainerToolkit:  t.containerToolkit(packages),
 		FabricManager:     upstream(packages["nvidia-fabricmanager"]),
-		MPSControl:        h.mpsControl(),
-		ForwardCompat:     h.forwardCompat(),
+		MPSControl:        t.mpsControl(),
+		ForwardCompat:     t.forwardCompat(),
 	}
 }
+
+// tree is the machine's files.
+type tree struct{ fs.FS }
+
+// maxFileBytes bounds what is read of one file; that of a package manager has
+// a few megabytes.
+const maxFileBytes = 32 << 20
+
+// file is the content of a file; nil if it cannot be read.
+func (t tree) file(path string) []byte {
+	f, err := t.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, maxFileBytes))
+	if err != nil {
+		return nil
+	}
+	return content
+}
+
+func (t tree) exists(path string) bool {
+	_, err := fs.Stat(t.FS, path)
+	return err == nil
+}
+
+func text(content []byte) string { return strings.TrimSpace(string(content)) }
 
 // openModules tells from the driver's own words whether its kernel modules are
 // the open ones; nil without a driver.
@@ -63,20 +73,20 @@ func openModules(version []byte) *bool {
 }
 
 // cudaRuntimes are the versions of the toolkits below /usr/local, each once.
-func (h Host) cudaRuntimes() []string {
+func (t tree) cudaRuntimes() []string {
 	var versions []string
-	for _, dir := range h.cudaFolders() {
+	for _, dir := range t.cudaFolders() {
 		var manifest struct {
 			CUDA struct {
 				Version string `json:"version"`
 			} `json:"cuda"`
 		}
 		version := ""
-		if json.Unmarshal(h.file(path.Join(dir, "version.json")), &manifest) == nil {
+		if json.Unmarshal(t.file(path.Join(dir, "version.json")), &manifest) == nil {
 			version = manifest.CUDA.Version
 		}
 		if version == "" { // before CUDA 11.1
-			version, _ = strings.CutPrefix(text(h.file(path.Join(dir, "version.txt"))), "CUDA Version ")
+			version, _ = strings.CutPrefix(text(t.file(path.Join(dir, "version.txt"))), "CUDA Version ")
 		}
 		if isVersion(version) {
 			versions = append(versions, version)
@@ -86,8 +96,8 @@ func (h Host) cudaRuntimes() []string {
 }
 
 // cudaFolders are those of the toolkits, one of them by two names as a rule.
-func (h Host) cudaFolders() []string {
-	dirs, err := fs.Glob(h.Files, "usr/local/cuda*")
+func (t tree) cudaFolders() []string {
+	dirs, err := fs.Glob(t.FS, "usr/local/cuda*")
 	if err != nil {
 		return nil
 	}
@@ -96,11 +106,11 @@ func (h Host) cudaFolders() []string {
 
 // forwardCompat are the CUDA versions whose compatibility packages are
 // installed: libraries by which programs for a newer CUDA run on the driver.
-func (h Host) forwardCompat() []string {
+func (t tree) forwardCompat() []string {
 	var versions []string
-	for _, dir := range h.cudaFolders() {
+	for _, dir := range t.cudaFolders() {
 		version, ok := strings.CutPrefix(path.Base(dir), "cuda-")
-		if ok && isVersion(version) && h.exists(path.Join(dir, "compat/libcuda.so.1")) {
+		if ok && isVersion(version) && t.exists(path.Join(dir, "compat/libcuda.so.1")) {
 			versions = append(versions, version)
 		}
 	}
@@ -109,13 +119,13 @@ func (h Host) forwardCompat() []string {
 
 // containerToolkit is the version of NVIDIA's container toolkit: the
 // package's, or that in the name of its library.
-func (h Host) containerToolkit(packages map[string]string) string {
+func (t tree) containerToolkit(packages map[string]string) string {
 	if v := upstream(packages["nvidia-container-toolkit"]); v != "" {
 		return v
 	}
 	var versions []string
 	for _, pattern := range []string{"usr/lib/*/libnvidia-container.so.*", "usr/lib64/libnvidia-container.so.*"} {
-		names, err := fs.Glob(h.Files, pattern)
+		names, err := fs.Glob(t.FS, pattern)
 		if err != nil {
 			continue
 		}
@@ -132,9 +142,9 @@ func (h Host) containerToolkit(packages map[string]string) string {
 	return ""
 }
 
-func (h Host) mpsControl() string {
+func (t tree) mpsControl() string {
 	for _, dir := range []string{"usr/bin", "usr/local/bin", "run/nvidia/driver/usr/bin"} {
-		if p := path.Join(dir, "nvidia-cuda-mps-control"); h.exists(p) {
+		if p := path.Join(dir, "nvidia-cuda-mps-control"); t.exists(p) {
 			return "/" + p
 		}
 	}

@@ -1,10 +1,14 @@
-package nvml
+// Package kernellog reads what NVIDIA's driver writes into the kernel's log:
+// error codes (Xid) with the GPU, the process and the driver's own words, some
+// of which NVML does not tell.
+package kernellog
 
 import (
 	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -27,8 +31,22 @@ const (
 	driverLoaded = "NVRM: loading NVIDIA"
 )
 
-// kernelLog remembers how far the kernel's log was read.
-type kernelLog struct {
+// Log is a log as /dev/kmsg is one: reading waits for the next record until
+// the deadline, or until it is closed.
+type Log interface {
+	io.ReadCloser
+	SetReadDeadline(t time.Time) error
+}
+
+// Reader reads the log. It remembers how far it got.
+type Reader struct {
+	// Open opens the log at its beginning. Nil is a machine where it cannot be
+	// read.
+	Open func() (Log, error)
+	// Uptime is the time since the machine's start, by the clock of the log;
+	// nil is a machine that has just been started.
+	Uptime func() time.Duration
+
 	mu   sync.Mutex
 	next uint64 // sequence number of the first record that was not read
 }
@@ -62,13 +80,15 @@ func parseRecord(line string) (record, bool) {
 	return record{sequence, time.Duration(micros) * time.Microsecond, text}, true
 }
 
-// watchKernelLog calls tell for each line about a GPU, and for some that were
-// there before, until ctx ends. A second call goes on where the first ended.
-func (s *Source) watchKernelLog(ctx context.Context, tell func(time.Time, xidLine)) error {
-	if s.host.KernelLog == nil {
+// Follow calls tell for each line about a GPU, and for those of the last ten
+// minutes that were there before, until ctx ends, and then returns nil. It
+// calls loaded when the driver was loaded anew. A second call goes on where
+// the first ended.
+func (r *Reader) Follow(ctx context.Context, tell func(time.Time, Line), loaded func()) error {
+	if r.Open == nil {
 		return errors.New("reading the kernel log: there is none")
 	}
-	log, err := s.host.KernelLog()
+	log, err := r.Open()
 	if err != nil {
 		return fmt.Errorf("reading the kernel log: %w", err)
 	}
@@ -76,31 +96,31 @@ func (s *Source) watchKernelLog(ctx context.Context, tell func(time.Time, xidLin
 	defer context.AfterFunc(ctx, func() { _ = log.Close() })() // which ends a read
 
 	booted := time.Now()
-	if s.host.Uptime != nil {
-		booted = booted.Add(-s.host.Uptime())
+	if r.Uptime != nil {
+		booted = booted.Add(-r.Uptime())
 	}
 	lines := bufio.NewReaderSize(log, 64<<10) // a record is at most 8 KiB, and read as a whole
-	next := func() (record, error) { return s.kernel.read(lines) }
+	next := func() (record, error) { return r.read(lines) }
 
 	backlog, err := readBacklog(log, next)
 	if err != nil {
 		return ended(ctx, err)
 	}
-	for _, r := range backlog {
-		if x, ok := parseXid(r.text); ok && time.Since(booted.Add(r.since)) <= replayFor {
-			tell(booted.Add(r.since), x)
+	for _, old := range backlog {
+		if l, ok := Parse(old.text); ok && time.Since(booted.Add(old.since)) <= replayFor {
+			tell(booted.Add(old.since), l)
 		}
 	}
 	for {
-		r, err := next()
+		one, err := next()
 		if err != nil {
 			return ended(ctx, err)
 		}
-		if strings.Contains(r.text, driverLoaded) {
-			s.changed()
+		if strings.Contains(one.text, driverLoaded) {
+			loaded()
 		}
-		if x, ok := parseXid(r.text); ok {
-			tell(booted.Add(r.since), x)
+		if l, ok := Parse(one.text); ok {
+			tell(booted.Add(one.since), l)
 		}
 	}
 }
@@ -118,7 +138,7 @@ const mostBacklog = 10_000
 
 // readBacklog reads the lines of the driver that are there already, from when
 // it was last loaded on.
-func readBacklog(log KernelLog, next func() (record, error)) ([]record, error) {
+func readBacklog(log Log, next func() (record, error)) ([]record, error) {
 	var backlog []record
 	for {
 		if err := log.SetReadDeadline(time.Now().Add(backlogPatience)); err != nil {
@@ -142,7 +162,7 @@ func readBacklog(log KernelLog, next func() (record, error)) ([]record, error) {
 }
 
 // read reads the next record that was not read before.
-func (k *kernelLog) read(lines *bufio.Reader) (record, error) {
+func (r *Reader) read(lines *bufio.Reader) (record, error) {
 	for {
 		line, err := lines.ReadString('\n')
 		if errors.Is(err, syscall.EPIPE) {
@@ -151,15 +171,15 @@ func (k *kernelLog) read(lines *bufio.Reader) (record, error) {
 		if err != nil {
 			return record{}, err
 		}
-		r, ok := parseRecord(line)
-		k.mu.Lock()
-		fresh := ok && r.sequence >= k.next
+		one, ok := parseRecord(line)
+		r.mu.Lock()
+		fresh := ok && one.sequence >= r.next
 		if fresh {
-			k.next = r.sequence + 1
+			r.next = one.sequence + 1
 		}
-		k.mu.Unlock()
+		r.mu.Unlock()
 		if fresh {
-			return r, nil
+			return one, nil
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package nvml
+package software
 
 import (
 	"testing"
@@ -60,7 +60,7 @@ Version: 535.1-1
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := inventory(t, New(Config{Library: a100(), Host: Host{Files: tt.files}})).Environment
+			got := Find(tt.files)
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("environment (-want +got):\n%s", diff)
 			}

@@ -1,25 +1,27 @@
-package nvml
+package kernellog
 
 import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/drover-ml/drover/device-plugin/nvml/pci"
 )
 
-// xidFallenOffTheBus is the code of a GPU that no longer answers.
-const xidFallenOffTheBus = 79
+// fallenOffTheBus is the code of a GPU that no longer answers.
+const fallenOffTheBus = 79
 
-// xidLine is what a line of the kernel log tells of a GPU.
-type xidLine struct {
-	at  slot
-	xid int
-	// gpuInstance and computeInstance narrow it down to a MIG slice; nil if the
+// Line is what a line of the log tells of a GPU.
+type Line struct {
+	At  pci.Slot
+	XID int
+	// GPUInstance and ComputeInstance narrow it down to a MIG slice; nil if the
 	// line does not.
-	gpuInstance, computeInstance *int
-	pid                          int // 0 is unknown
-	text                         string
-	// inferred is set for a line without a code that says the same as one.
-	inferred bool
+	GPUInstance, ComputeInstance *int
+	PID                          int    // 0 is unknown
+	Text                         string // the line, or its first 512 bytes
+	// Inferred is set for a line without a code that says the same as one.
+	Inferred bool
 }
 
 // The forms that drivers write:
@@ -38,28 +40,28 @@ var (
 // mostText is how much of a line is passed on, in bytes.
 const mostText = 512
 
-// parseXid reads a line of the kernel log. Most lines are of something else.
-func parseXid(line string) (xidLine, bool) {
+// Parse reads a line of the log. Most lines are of something else.
+func Parse(line string) (Line, bool) {
 	if !strings.Contains(line, "NVRM: ") {
-		return xidLine{}, false
+		return Line{}, false
 	}
 	if m := offForm.FindStringSubmatch(line); m != nil {
-		at, ok := parseSlot(m[1])
-		return xidLine{at: at, xid: xidFallenOffTheBus, text: shortened(line), inferred: true}, ok
+		at, ok := pci.Parse(m[1])
+		return Line{At: at, XID: fallenOffTheBus, Text: shortened(line), Inferred: true}, ok
 	}
 	m := xidForm.FindStringSubmatch(line)
 	if m == nil {
-		return xidLine{}, false
+		return Line{}, false
 	}
-	at, ok := parseSlot(m[1])
+	at, ok := pci.Parse(m[1])
 	code, err := strconv.Atoi(m[4])
 	if !ok || err != nil || code == 0 {
-		return xidLine{}, false
+		return Line{}, false
 	}
-	x := xidLine{at: at, xid: code, gpuInstance: instance(m[2]), computeInstance: instance(m[3]), text: shortened(line)}
+	x := Line{At: at, XID: code, GPUInstance: instance(m[2]), ComputeInstance: instance(m[3]), Text: shortened(line)}
 	if pid := pidForm.FindStringSubmatch(m[5]); pid != nil {
 		if n, err := strconv.ParseInt(pid[1], 10, 32); err == nil {
-			x.pid = int(n)
+			x.PID = int(n)
 		}
 	}
 	return x, true
