@@ -97,10 +97,15 @@ func (l *limited) Write(p []byte) (int, error) {
 // errSilent is of a daemon that is there, as far as can be told, and hangs.
 var errSilent = errors.New("no answer")
 
-// there reports whether a daemon is there, even if it hangs.
+// there reports whether a daemon is there, even if it hangs. The program's exit
+// status does not tell in every version.
 func (c control) there(ctx context.Context) bool {
-	_, err := c.ask(ctx, threadQuery)
-	return err == nil || errors.Is(err, errSilent)
+	answer, err := c.ask(ctx, threadQuery)
+	if err != nil {
+		return errors.Is(err, errSilent)
+	}
+	_, ok := parsePercent(answer)
+	return ok
 }
 
 // The daemon is started for one device, which is device 0 to it. Memory limits
@@ -129,7 +134,7 @@ func (c control) verify(ctx context.Context, s sharing.Share) error {
 	if err != nil {
 		return err
 	}
-	if percent, err := strconv.ParseFloat(strings.TrimSuffix(lastLine(threads), "%"), 64); err != nil || percent != float64(s.ThreadPercent) {
+	if percent, ok := parsePercent(threads); !ok || percent != float64(s.ThreadPercent) {
 		return fmt.Errorf("its limit of threads is %q, not %d %%", lastLine(threads), s.ThreadPercent)
 	}
 	memory, err := c.ask(ctx, memoryQuery)
@@ -140,6 +145,12 @@ func (c control) verify(ctx context.Context, s sharing.Share) error {
 		return fmt.Errorf("its limit of memory is %q, not %d MiB", lastLine(memory), s.MemoryMiB)
 	}
 	return nil
+}
+
+// parsePercent reads "25.0".
+func parsePercent(answer string) (float64, bool) {
+	percent, err := strconv.ParseFloat(strings.TrimSuffix(lastLine(answer), "%"), 64)
+	return percent, err == nil
 }
 
 func lastLine(text string) string {

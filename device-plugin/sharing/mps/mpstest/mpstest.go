@@ -62,7 +62,7 @@ func fake(mode string) int {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		fmt.Println("Cannot find MPS control daemon process")
-		return 1
+		return 0 // what the exit status is must not matter
 	}
 	defer conn.Close()
 	command, err := bufio.NewReader(os.Stdin).ReadString('\n')
