@@ -40,9 +40,11 @@ const deadline = 20 * time.Second
 
 func newMachine(t *testing.T, dir, mode string, shares ...sharing.Share) *machine {
 	t.Helper()
-	d := mps.New(mps.Config{
-		Dir: dir, Program: mpstest.Program(t, mode), Check: 50 * time.Millisecond, FirstPause: 10 * time.Millisecond,
-	})
+	config := mps.Config{Dir: dir, Program: mpstest.Program(t, mode), Check: 50 * time.Millisecond, FirstPause: 10 * time.Millisecond}
+	if mode == mpstest.Hangs {
+		config.Patience = 300 * time.Millisecond
+	}
+	d := mps.New(config)
 	d.Want(shares)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -221,6 +223,20 @@ func TestFailsClosed(t *testing.T) {
 		m := newMachine(t, filepath.Join(shortDir(t), strings.Repeat("x", 100)), mpstest.Honest, quarter)
 		m.untilReason("set a shorter state_dir")
 	})
+}
+
+// TestHangingDaemon is of one that tasks may depend on: it is left alone.
+func TestHangingDaemon(t *testing.T) {
+	m := newMachine(t, shortDir(t), mpstest.Hangs, quarter)
+	m.untilReason("its MPS daemon does not keep the limits: set_default_active_thread_percentage 25: no answer within")
+	pid := m.pid()
+	m.untilReason("and it cannot be replaced yet: get_server_list: no answer within")
+	if got := m.pid(); got != pid {
+		t.Errorf("daemon %d runs beside %d", got, pid)
+	}
+	if _, err := m.Access(t.Context(), quarter); !errors.Is(err, mps.ErrNotEnforced) {
+		t.Errorf("error %v, want ErrNotEnforced", err)
+	}
 }
 
 func TestCrashedDaemonIsStartedAgain(t *testing.T) {

@@ -24,6 +24,7 @@ const (
 	NoLimits     = "no-limits"     // takes a memory limit and does not keep it
 	Crashes      = "crashes"       // ends right after its start
 	StrangeWords = "strange-words" // answers in another format
+	Hangs        = "hangs"         // is there and answers nothing
 )
 
 // Main ends the process as the control program would, if it is to be that.
@@ -110,10 +111,15 @@ func fakeDaemon(mode, pipe, socket string) int {
 		d.memory = limit
 	}
 	write("limits", d.threads+" "+d.memory)
+	var held []net.Conn
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
 			return 1
+		}
+		if mode == Hangs {
+			held = append(held, conn) // open, so that the other side waits
+			continue
 		}
 		command, err := bufio.NewReader(conn).ReadString('\n')
 		if err == nil {
