@@ -138,6 +138,7 @@ func drawScenario(t *rapid.T) scenario {
 func (s scenario) world(t *testing.T) *world {
 	w := newWorld(s.boards)
 	w.NeedsReset = s.reset
+	w.limits.Poll = 20 * time.Second // hours pass in some scenarios
 	for b, placed := range s.before {
 		if placed != nil {
 			w.Cut(b, placed...)

@@ -122,6 +122,10 @@ func (m *memory) Load() (State, error) {
 }
 
 func (m *memory) Update(change func(*State) error) (State, error) {
+	return m.update(change, m.world.point)
+}
+
+func (m *memory) update(change func(*State) error, point func()) (State, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.load()
@@ -132,27 +136,23 @@ func (m *memory) Update(change func(*State) error) (State, error) {
 	if err != nil || bytes.Equal(after, m.content) {
 		return s, err
 	}
-	m.world.point()
+	point()
 	m.content = after
 	if p := s.Boards["GPU-0"].Phase; len(m.phases) == 0 || m.phases[len(m.phases)-1] != p {
 		m.phases = append(m.phases, p)
 	}
-	m.world.point()
+	point()
 	return s, nil
 }
 
 // want stores what is wanted, as a command does.
 func (w *world) want(r Request, boards ...int) {
-	kills := w.kills
-	w.kills = nil
-	defer func() { w.kills = kills }()
-	_, _ = w.store.Update(func(s *State) error {
+	_, _ = w.store.update(func(s *State) error {
 		for _, b := range boards {
 			s.Want(fmt.Sprintf("GPU-%d", b), r, time.Now())
 		}
 		return nil
-	})
-	w.points = 0
+	}, func() {})
 }
 
 // settle reconciles until nothing more happens, however often the reconciler
