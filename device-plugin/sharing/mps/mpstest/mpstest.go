@@ -111,14 +111,14 @@ func fakeDaemon(mode, pipe, socket string) int {
 		d.memory = limit
 	}
 	write("limits", d.threads+" "+d.memory)
-	var held []net.Conn
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
 			return 1
 		}
 		if mode == Hangs {
-			held = append(held, conn) // open, so that the other side waits
+			_, _ = io.Copy(io.Discard, conn) // until the other side gives up
+			conn.Close()
 			continue
 		}
 		command, err := bufio.NewReader(conn).ReadString('\n')
