@@ -46,3 +46,18 @@ func TestSimulateCommand(t *testing.T) {
 		})
 	}
 }
+
+// TestWrongFaultFile: a fault file that is there and is wrong is refused with
+// the configuration; one that is not there yet is not.
+func TestWrongFaultFile(t *testing.T) {
+	config := defaultConfig()
+	config.Simulate, config.SimulateNode = "l4", "n"
+	config.SimulateFaults = filepath.Join(t.TempDir(), "faults.hcl")
+	if _, err := config.check(); err != nil {
+		t.Errorf("a fault file that is not there yet: %v", err)
+	}
+	write(t, config.SimulateFaults, "fault \"0\" {\n  xid = -1\n}\n")
+	if _, err := config.check(); err == nil || !strings.Contains(err.Error(), "simulate_faults: ") || !strings.Contains(err.Error(), "faults.hcl:2:9: xid is -1; it is 1 to 999") {
+		t.Errorf("error is %v", err)
+	}
+}

@@ -57,11 +57,11 @@ func (s *Source) play(script Script) {
 	wake(s.reset)
 }
 
-// keepOrigins stores when the blocks of the script were first read, unless it
-// did already, or there is no folder to store it in: a command for people
+// keepOrigins stores when the blocks of the fault file were first read, unless
+// it did already, or there is no folder to store it in: a command for people
 // leaves none behind.
 func (s *Source) keepOrigins() {
-	if s.store.path == "" || !isFolder(filepath.Dir(s.store.path)) {
+	if s.faultFile == "" || s.store.path == "" || !isFolder(filepath.Dir(s.store.path)) {
 		return
 	}
 	s.mu.Lock()

@@ -3,6 +3,7 @@ package simulated
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -152,7 +153,6 @@ func (r *scriptReader) fault(f fault) {
 			r.wrong(f.DeviceRange, "of a slice a fault can have reason, gone, stalled and xid; the rest is of boards")
 		}
 	}
-	f.DeviceRange, f.Body = hcl.Range{}, nil
 	r.add(s, "fault "+content(f))
 }
 
@@ -197,11 +197,19 @@ func joined[T ~string](names []T) string {
 	return strings.Join(texts, ", ")
 }
 
-// content is what a block says, whatever it looks like.
+// content is what a block says, whatever it looks like: the attributes that it
+// gives, sorted.
 func content(block any) string {
-	text, err := json.Marshal(block)
+	given := make(map[string]any)
+	v := reflect.ValueOf(block)
+	for i := range v.NumField() {
+		if f := v.Type().Field(i); !v.Field(i).IsZero() && f.Tag.Get("json") != "-" {
+			given[f.Name] = v.Field(i).Interface()
+		}
+	}
+	text, err := json.Marshal(given)
 	if err != nil {
-		return fmt.Sprintf("%+v", block)
+		return fmt.Sprintf("%+v", given)
 	}
 	return string(text)
 }

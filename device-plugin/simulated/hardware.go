@@ -50,8 +50,17 @@ func (s stored) stateOf(id gpu.ID, b board, loaded time.Time) migState {
 	return kept.after(loaded)
 }
 
-// String is the state as a state file has it.
-func (m migState) String() string { return content(m) }
+// String is "MIG off", or as in "MIG on, 3g.20gb@4 [3], 1g.5gb@0 [1]".
+func (m migState) String() string {
+	if !m.Enabled {
+		return "MIG off"
+	}
+	all := make([]string, len(m.Instances))
+	for i, in := range m.Instances {
+		all[i] = fmt.Sprintf("%s@%d %v", in.Profile, in.Start, in.Compute)
+	}
+	return strings.Join(append([]string{"MIG on"}, all...), ", ")
+}
 
 // instance is a GPU instance.
 type instance struct {

@@ -224,6 +224,28 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// TestPresetFile: the board file of a preset is that preset.
+func TestPresetFile(t *testing.T) {
+	for _, name := range Presets() {
+		src, err := PresetFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fromFile, err := ParseFile(name+".hcl", src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fromFile.Node = "n"
+		a, b := start(t, Config{Machine: machine(t, name)}), start(t, Config{Machine: fromFile})
+		if diff := cmp.Diff(inventory(t, a), inventory(t, b)); diff != "" {
+			t.Errorf("%s (-preset +file):\n%s", name, diff)
+		}
+		if diff := cmp.Diff(graph(t, a), graph(t, b)); diff != "" {
+			t.Errorf("%s (-preset +file):\n%s", name, diff)
+		}
+	}
+}
+
 func write(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {

@@ -211,7 +211,22 @@ func TestStateFile(t *testing.T) {
 	if got := inventory(t, start(t, Config{Machine: recut, StateFile: path})); got.Boards[1].Slices[0].Profile != "7g.40gb" {
 		t.Errorf("with another description: %+v", got.Boards[1].Slices)
 	}
+}
 
+// TestStoredFormat: a state file of the first version can be read for ever,
+// and what is none is refused rather than forgotten.
+func TestStoredFormat(t *testing.T) {
+	m := machine(t, "2xa100-40gb")
+	const sample = "testdata/state-1.json"
+	board := inventory(t, start(t, Config{Machine: m, StateFile: sample})).Boards[1]
+	var got []string
+	for _, slice := range board.Slices {
+		got = append(got, slice.Profile)
+	}
+	if diff := cmp.Diff([]string{"2g.10gb", "1c.3g.20gb", "2c.3g.20gb"}, got); diff != "" {
+		t.Errorf("slices (-want +got):\n%s", diff)
+	}
+	path := filepath.Join(t.TempDir(), "state.json")
 	for _, content := range []string{"", "{", `{"version":2}`, `{"version":1,"boards":{"GPU-1":{"instances":[{"start":-1,"size":1}]}}}`, `{"version":1,"more":1}`} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -220,6 +235,34 @@ func TestStateFile(t *testing.T) {
 			t.Errorf("with the state %q: %v", content, err)
 		}
 	}
+}
+
+func FuzzParseStored(f *testing.F) {
+	if sample, err := os.ReadFile("testdata/state-1.json"); err != nil {
+		f.Fatal(err)
+	} else {
+		f.Add(sample)
+	}
+	m, err := Preset("2xa100-40gb")
+	if err != nil {
+		f.Fatal(err)
+	}
+	m.Node = "n"
+	f.Fuzz(func(t *testing.T, content []byte) {
+		value, err := parseStored(content)
+		if err != nil {
+			return
+		}
+		states := m.described()
+		for i, b := range m.boards {
+			states[i] = value.stateOf(m.idOf(i), b, time.Unix(0, 0))
+		}
+		for _, b := range m.inventory(states).Boards {
+			if len(b.Slices) > 0 && !b.MIG {
+				t.Fatalf("board %+v", b)
+			}
+		}
+	})
 }
 
 // TestMIGProperties: whatever is asked for, the board is cut in a way that the

@@ -79,8 +79,8 @@ type resetBlock struct {
 	At          string    `hcl:"at,optional"`
 	Every       string    `hcl:"every,optional"`
 	Times       *int      `hcl:"times,optional"`
-	DeviceRange hcl.Range `hcl:"device,label_range"`
-	Body        hcl.Body  `hcl:",body"`
+	DeviceRange hcl.Range `hcl:"device,label_range" json:"-"`
+	Body        hcl.Body  `hcl:",body" json:"-"`
 }
 
 // ReadScript reads a script from a file. One that is not there is nothing.
@@ -119,7 +119,7 @@ func ParseScript(name string, src []byte) (Script, error) {
 		if strings.HasPrefix(b.Device, slicePrefix) {
 			r.wrong(b.DeviceRange, "a reset is of a board, not of a slice")
 		}
-		r.add(s, fmt.Sprintf("reset %v", s.schedule))
+		r.add(s, "reset "+content(b))
 	}
 	for _, b := range f.Drivers {
 		r.driver(b)
@@ -167,7 +167,6 @@ func (r *scriptReader) step(target string, at hcl.Range, t timing) step {
 
 // add appends a step. Blocks of the same content are told apart by their order.
 func (r *scriptReader) add(s step, content string) {
-	content = s.target + " " + content
 	r.keys[content]++
 	s.key = fmt.Sprintf("%s #%d", content, r.keys[content])
 	r.script.steps = append(r.script.steps, s)

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/drover-ml/drover/device-plugin/gpu"
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestParseScriptProblems(t *testing.T) {
@@ -244,9 +244,23 @@ func FuzzParseScript(f *testing.F) {
 	})
 }
 
-func ExampleScript_Unmatched() {
-	m, _ := Preset("2xl4")
-	s, _ := ParseScript("faults.hcl", []byte(`fault "2" { gone = true }`))
-	fmt.Println(s.Unmatched(gpu.Inventory{Boards: m.inventory(m.described()).Boards}))
-	// Output: [faults.hcl:1:7: this machine has no board or slice "2"]
+func TestUnmatched(t *testing.T) {
+	m := machine(t, "2xa100-40gb/all-balanced")
+	inv := m.inventory(m.described())
+	s := script(t, fmt.Sprintf(`
+fault "2" { gone = true }
+fault "1" { gone = true }
+fault "*" { xid = 31 }
+fault %q { gone = true }
+fault "MIG-none" { gone = true }
+reset %q {}
+driver { hang = true }
+`, inv.Boards[0].Slices[0].ID, inv.Boards[1].ID))
+	want := []string{
+		`faults.hcl:2:7: this machine has no board or slice "2"`,
+		`faults.hcl:6:7: this machine has no board or slice "MIG-none"`,
+	}
+	if diff := cmp.Diff(want, s.Unmatched(inv)); diff != "" {
+		t.Errorf("unmatched (-want +got):\n%s", diff)
+	}
 }

@@ -105,9 +105,6 @@ func New(c Config) *Source {
 	for i := range c.Machine.boards {
 		s.subjects = append(s.subjects, subject{c.Machine.idOf(i), i})
 	}
-	if _, err := s.store.view(); err != nil {
-		s.log.Error("the simulated GPUs are as they are described, not as they were left", "error", err)
-	}
 	if c.FaultFile == "" {
 		s.play(c.Script)
 		<-s.reset // nobody has looked yet, so there is nothing to hint at

@@ -24,7 +24,7 @@ import (
 //	{"version":1,
 //	 "boards":{"GPU-...":{"described":"MIG off","enabled":true,
 //	   "instances":[{"profile":"3g.20gb","start":4,"size":4,"compute":[3]}]}},
-//	 "script":{"fault {...} #1":"2026-01-02T15:04:05Z"}}
+//	 "script":{"fault {\"Device\":\"3\",\"XID\":79} #1":"2026-01-02T15:04:05Z"}}
 type stored struct {
 	Version int                    `json:"version"`
 	Boards  map[gpu.ID]storedBoard `json:"boards,omitempty"`

@@ -54,7 +54,6 @@ func (r *scriptReader) driver(b driverBlock) {
 	case b.Every != "" && b.For == "":
 		r.wrong(rangeOf(b.Body, "every", start), "what comes back has to end in between: set for")
 	}
-	b.Body = nil
 	r.add(step{schedule: sched, where: start, driver: t}, "driver "+content(b))
 }
 
@@ -124,7 +123,6 @@ func (r *scriptReader) mig(b migBlock) {
 	if strings.HasPrefix(b.Device, slicePrefix) {
 		r.wrong(b.DeviceRange, "a mig block is about a board, not a slice")
 	}
-	b.DeviceRange, b.Body = hcl.Range{}, nil
 	r.add(s, "mig "+content(b))
 }
 
@@ -172,6 +170,5 @@ func (r *scriptReader) process(b processBlock) {
 	case b.Every != "" && b.For == "":
 		r.wrong(at("every"), "what comes back has to end in between: set for")
 	}
-	b.DeviceRange, b.Body = hcl.Range{}, nil
 	r.add(s, "process "+content(b))
 }
