@@ -52,6 +52,7 @@ func (s *Source) play(script Script) {
 		passed[st.key] = p
 	}
 	s.passed, s.timeline = passed, next
+	maps.DeleteFunc(s.migCalls, func(key string, _ int) bool { _, there := passed[key]; return !there })
 	s.mu.Unlock()
 	s.keepOrigins()
 	wake(s.reset)

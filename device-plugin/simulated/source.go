@@ -116,14 +116,15 @@ func New(c Config) *Source {
 	return s
 }
 
-// hostBooted is when this host was booted, to the second.
+// hostBooted is when this host was booted. It is the same whenever it is asked,
+// so that counters that begin there do not fall when the plugin is restarted.
 func hostBooted() time.Time {
-	var info unix.Sysinfo_t
+	var up unix.Timespec
 	now := time.Now()
-	if unix.Sysinfo(&info) != nil {
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) != nil {
 		return now
 	}
-	return now.Add(-time.Duration(info.Uptime) * time.Second).Truncate(time.Second)
+	return now.Add(-time.Duration(up.Nano()))
 }
 
 // Changes hints that something began or ended that shows in the inventory.
