@@ -18,7 +18,7 @@ func fromStub(s *api.AllocationListStub) run.Alloc {
 		ClientStatus: s.ClientStatus, ClientDescription: s.ClientDescription,
 		DesiredStatus: s.DesiredStatus, DesiredDescription: s.DesiredDescription,
 		PreemptedByAllocation: s.PreemptedByAllocation,
-		TaskStates:            s.TaskStates, AllocatedResources: s.AllocatedResources,
+		TaskStates:            s.TaskStates, AllocatedResources: s.AllocatedResources, DeploymentStatus: s.DeploymentStatus,
 		Job: &api.Job{Version: &s.JobVersion},
 	})
 }
@@ -29,6 +29,9 @@ func fromAlloc(a *api.Allocation) run.Alloc {
 		Created: a.CreateIndex, Modified: a.ModifyIndex,
 		Client: a.ClientStatus, Desired: a.DesiredStatus,
 		Description: a.ClientDescription, Preempted: a.PreemptedByAllocation != "",
+	}
+	if d := a.DeploymentStatus; d != nil && d.Healthy != nil {
+		out.Unhealthy = !*d.Healthy
 	}
 	if a.Job != nil && a.Job.Version != nil {
 		out.JobVersion = *a.Job.Version

@@ -26,9 +26,6 @@ type EndpointIdentity struct {
 	Run       string // that deployed it; "" if none did
 }
 
-// maxServiceName is Nomad's limit: a service's name is a DNS label.
-const maxServiceName = 63
-
 // How an endpoint's instances are checked and replaced.
 const (
 	checkInterval   = 2 * time.Second
@@ -166,14 +163,11 @@ func withModel(env map[string]string, id EndpointIdentity) map[string]string {
 }
 
 func (id EndpointIdentity) check() error {
-	service := ServiceName(id.Workspace, id.Name)
 	switch {
 	case !segment.MatchString(id.Workspace):
 		return fmt.Errorf("workspace %q is not letters, digits and dashes", id.Workspace)
 	case !pipeline.ValidEndpointName(id.Name):
 		return fmt.Errorf("the name is not lower-case letters, digits and dashes")
-	case len(service) > maxServiceName:
-		return fmt.Errorf("the service's name %q is longer than %d characters; shorten the name of the endpoint or workspace", service, maxServiceName)
 	case id.Revision < 1:
 		return fmt.Errorf("revision %d: revisions count from 1", id.Revision)
 	}

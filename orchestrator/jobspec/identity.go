@@ -59,15 +59,37 @@ func JobID(run string, node pipeline.NodeID, trial *int, attempt int) string {
 	return fmt.Sprintf("drover-%s-%s%s-%d", run, Slug(node), t, attempt)
 }
 
-// EndpointJobID is the ID of the job that serves an endpoint. All its
-// revisions are versions of that one job.
+// EndpointJobID is the ID of the job that serves an endpoint,
+// "drover-endpoint-<workspace>-<name>". All its revisions are versions of that
+// one job. No two endpoints share it.
 func EndpointJobID(workspace, name string) string {
-	return "drover-endpoint-" + workspace + "-" + name
+	return endpointID("drover-endpoint-", workspace, name)
 }
 
-// ServiceName is the name of the Nomad service of an endpoint's instances.
+// ServiceName is the name of the Nomad service of an endpoint's instances,
+// "drover-<workspace>-<name>". No two endpoints share it.
 func ServiceName(workspace, name string) string {
-	return "drover-" + workspace + "-" + name
+	return endpointID("drover-", workspace, name)
+}
+
+// maxServiceName is Nomad's limit: a service's name is a DNS label.
+const maxServiceName = 63
+
+// hashed is how an endpoint's ID ends that has a hash.
+var hashed = regexp.MustCompile(`-x[a-z2-7]{10}$`)
+
+// endpointID makes an ID of a workspace and an endpoint's name. Where it would
+// not say which of its dashes is between the two, be too long, or look like one
+// with a hash, it ends in a hash of both.
+func endpointID(prefix, workspace, name string) string {
+	id := prefix + workspace + "-" + name
+	if !strings.Contains(workspace, "-") && len(id) <= maxServiceName && !hashed.MatchString(id) {
+		return id
+	}
+	sum := sha256.Sum256([]byte(workspace + "/" + name)) // neither has a slash
+	hash := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:7]))[:10]
+	id = id[:min(len(id), maxServiceName-len("-x")-len(hash))]
+	return strings.TrimRight(id, "-") + "-x" + hash
 }
 
 // ResultKey is the key of the result record of an attempt, below "results/" in

@@ -102,3 +102,52 @@ func TestAnyTwoTasksHaveDistinctIDs(t *testing.T) {
 		}
 	})
 }
+
+// serviceName is what Nomad takes for a service's name.
+var serviceName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+
+func TestEndpointIDs(t *testing.T) {
+	long := strings.Repeat("n", 40)
+	tests := map[string]struct{ workspace, name, job, service string }{
+		"plain":                   {"default", "digits", "drover-endpoint-default-digits", "drover-default-digits"},
+		"dashes in the name":      {"a", "b-c", "drover-endpoint-a-b-c", "drover-a-b-c"},
+		"dashes in the workspace": {"a-b", "c", "drover-endpoint-a-b-c-xj2chc7lvxv", "drover-a-b-c-xj2chc7lvxv"},
+		"too long": {"workspace-of-thirty-two-letters-x", long,
+			"drover-endpoint-workspace-of-thirty-two-letters-x-n-x", "drover-workspace-of-thirty-two-letters-x-nnnnnnnnnn-x"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			job, service := jobspec.EndpointJobID(tt.workspace, tt.name), jobspec.ServiceName(tt.workspace, tt.name)
+			if !strings.HasPrefix(job, tt.job) || !strings.HasPrefix(service, tt.service) {
+				t.Errorf("got %s and %s, want %s and %s", job, service, tt.job, tt.service)
+			}
+		})
+	}
+}
+
+// No two endpoints share a job or a service, and Nomad takes all of them.
+func TestEndpointIDsAreDistinct(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		// Few letters and many dashes: names that are easily mistaken.
+		workspace := rapid.StringMatching(`[ab][ab-]{0,31}`)
+		name := rapid.OneOf(rapid.StringMatching(`[ab]([ab-]{0,38}[ab])?`), rapid.StringMatching(`[ab]{0,3}-x[a-b2]{10}`).Filter(pipeline.ValidEndpointName))
+		w1, n1 := workspace.Draw(t, "workspace"), name.Draw(t, "name")
+		w2, n2 := workspace.Draw(t, "another workspace"), name.Draw(t, "another name")
+		if rapid.Bool().Draw(t, "cut elsewhere") { // the same text, divided at another dash
+			whole := w1 + "-" + n1
+			i := rapid.IntRange(1, len(whole)-2).Draw(t, "where")
+			if whole[i] == '-' && pipeline.ValidEndpointName(whole[i+1:]) {
+				w2, n2 = whole[:i], whole[i+1:]
+			}
+		}
+		for _, f := range []func(string, string) string{jobspec.EndpointJobID, jobspec.ServiceName} {
+			x, y := f(w1, n1), f(w2, n2)
+			if (x == y) != (w1 == w2 && n1 == n2) {
+				t.Fatalf("endpoint %q of %q is %s, endpoint %q of %q is %s", n1, w1, x, n2, w2, y)
+			}
+			if !serviceName.MatchString(x) {
+				t.Fatalf("Nomad does not take %q", x)
+			}
+		}
+	})
+}

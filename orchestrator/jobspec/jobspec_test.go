@@ -261,7 +261,6 @@ func TestInvalidEndpointsAreRefused(t *testing.T) {
 	}{
 		{"name", func(id *jobspec.EndpointIdentity) { id.Name = "Digits" }, "lower-case"},
 		{"traversal", func(id *jobspec.EndpointIdentity) { id.Name = "../x" }, "lower-case"},
-		{"service too long", func(id *jobspec.EndpointIdentity) { id.Workspace = strings.Repeat("w", 60) }, "longer than 63"},
 		{"revision", func(id *jobspec.EndpointIdentity) { id.Revision = 0 }, "count from 1"},
 	}
 	for _, test := range tests {

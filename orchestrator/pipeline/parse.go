@@ -49,7 +49,7 @@ func Parse(filename string, src []byte, opts Options) (*Pipeline, hcl.Diagnostic
 		opts:     opts,
 		pipeline: &Pipeline{},
 		byID:     map[NodeID]*Node{},
-		paths:    map[string]bool{},
+		paths:    map[string]int{},
 	}
 	p.atParse = &knowledge{scope: p.scope, locals: map[*local]cty.Value{}}
 	p.file(body)
@@ -69,9 +69,9 @@ type parser struct {
 	opts     Options
 	pipeline *Pipeline
 	byID     map[NodeID]*Node
-	declared []*entity // in the order of the file
-	paths    map[string]bool
-	full     bool // there are too many nodes
+	declared []*entity      // in the order of the file
+	paths    map[string]int // where in pipeline.Paths
+	full     bool           // there are too many nodes
 }
 
 var fileFields = fields{

@@ -370,12 +370,18 @@ func (b *nodeBuilder) path(path string, at hcl.Range, what string) bool {
 		return false
 	}
 	folder := what == codePath
-	if b.p.paths[path] && !folder {
+	i, known := b.p.paths[path]
+	if known && !folder {
 		return true
 	}
-	if !b.p.paths[path] {
-		b.p.paths[path] = true
-		b.p.pipeline.Paths = append(b.p.pipeline.Paths, Path{Path: path, Range: at})
+	paths := &b.p.pipeline.Paths
+	if !known {
+		i = len(*paths)
+		b.p.paths[path] = i
+		*paths = append(*paths, Path{Path: path, Range: at})
+	}
+	if p := &(*paths)[i]; folder && !p.Folder {
+		p.Folder, p.Code = true, at
 	}
 	if b.p.opts.Check == nil {
 		return true

@@ -48,6 +48,10 @@ type Pipeline struct {
 type Path struct {
 	Path  string
 	Range hcl.Range // where it is named first
+	// Folder tells that it must be a folder, as Code, where it is named so,
+	// wants it.
+	Folder bool
+	Code   hcl.Range
 }
 
 // Node is a node of the graph. Just one of the pointers is set, by Kind.

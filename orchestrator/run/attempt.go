@@ -222,7 +222,7 @@ func (a *actor) prepare(at *attempt) {
 			return nil, err
 		}
 		s, err := a.engine.config.Cluster.Job(ctx, at.JobID)
-		if err == nil && serves(live, s, wanted.Meta[jobspec.MetaSpec]) {
+		if err == nil && serves(live, s, wanted.Meta[jobspec.MetaSpec], *wanted.TaskGroups[0].Count) {
 			reason := fmt.Sprintf("unchanged: revision %d serves it", live.Revision)
 			return concluded{at, outcome{Phase: Succeeded, Reason: reason}}, nil
 		}
@@ -238,7 +238,7 @@ func (a *actor) prepare(at *attempt) {
 		case gone:
 			return prepared{at, d, 0}, nil
 		case s.Meta[jobspec.MetaWorkspace] != d.Workspace || s.Meta[jobspec.MetaEndpoint] != d.Endpoint:
-			// Names with dashes may give the same job: a-b + c, a + b-c.
+			// Someone else's job, or one that an earlier version of Drover named.
 			reason := fmt.Sprintf("job %s is that of endpoint %q of workspace %q: choose another name", d.JobID, s.Meta[jobspec.MetaEndpoint], s.Meta[jobspec.MetaWorkspace])
 			err := a.engine.config.Store.Deployed(ctx, d, reason)
 			return concluded{at, outcome{Phase: Failed, Reason: reason, Final: true}}, err
@@ -247,14 +247,20 @@ func (a *actor) prepare(at *attempt) {
 	})
 }
 
-// serves reports whether an endpoint's live revision runs in the cluster, is
-// healthy, and is just what spec is the hash of.
-func serves(live registry.Endpoint, s JobState, spec string) bool {
-	n := len(s.Deployments)
+// serves reports whether an endpoint's live revision runs in the cluster, with
+// as many healthy instances as it should have, and is just what spec is the
+// hash of.
+func serves(live registry.Endpoint, s JobState, spec string, count int) bool {
+	n, healthy := len(s.Deployments), 0
+	for _, a := range s.Allocs {
+		if a.JobVersion == s.Version && a.Client == "running" && a.Desired == "run" && !a.Unhealthy {
+			healthy++
+		}
+	}
 	return live.Status == registry.Live && live.Pending == 0 && spec != "" &&
 		s.Meta[jobspec.MetaSpec] == spec && s.Meta[jobspec.MetaRun] == live.Run &&
 		s.Meta[jobspec.MetaRevision] == strconv.Itoa(live.Revision) &&
-		!s.Dead && !s.Stopped && n > 0 && s.Deployments[n-1].Status == "successful"
+		!s.Dead && !s.Stopped && healthy >= count && n > 0 && s.Deployments[n-1].Status == "successful"
 }
 
 type prepared struct {

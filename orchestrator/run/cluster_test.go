@@ -527,10 +527,11 @@ func TestEndpointsOfTwoWorkspacesNeverShareAJob(t *testing.T) {
 	if r := deploy("a", "b-c"); r.Phase != run.Succeeded {
 		t.Fatal(describe(r))
 	}
-	r := deploy("a-b", "c")
-	want := `endpoint.c failed: job drover-endpoint-a-b-c is that of endpoint "b-c" of workspace "a": choose another name`
-	if r.Phase != run.Failed || r.Error != want {
-		t.Errorf("the run ended %s, %q; want failed, %q", r.Phase, r.Error, want)
+	if r := deploy("a-b", "c"); r.Phase != run.Succeeded {
+		t.Error(describe(r))
+	}
+	if first, second := jobspec.EndpointJobID("a", "b-c"), jobspec.EndpointJobID("a-b", "c"); first == second {
+		t.Errorf("both are job %s", first)
 	}
 }
 
@@ -557,6 +558,19 @@ func TestUnchangedModelAndEndpoint(t *testing.T) {
 	after, err := w.cluster.Job(t.Context(), job)
 	if err != nil || after.Index != before.Index {
 		t.Errorf("the endpoint's job was registered again: index %d, then %d, %v", before.Index, after.Index, err)
+	}
+
+	// With no instance that runs, it is deployed again.
+	w.cluster.Full("no room")
+	if err := w.cluster.StopAlloc(t.Context(), after.Allocs[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	id := w.submit(served)
+	w.until(id, "a new revision", func(e run.Event) bool { return e.Type == "endpoint" && e.Phase == run.Queued })
+	w.cluster.Full("")
+	without := w.wait(id)
+	if e := node(without, "endpoint.digits"); without.Phase != run.Succeeded || e.Reason != "" {
+		t.Errorf("after its instance had died: %s; endpoint: %q", describe(without), e.Reason)
 	}
 
 	// Changed by hand, it is deployed again.

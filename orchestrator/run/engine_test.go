@@ -467,3 +467,21 @@ func TestBadSubmissions(t *testing.T) {
 		t.Error("a bad submission has started something")
 	}
 }
+
+// Whoever submits, a file is no code.
+func TestCodeMustBeAFolder(t *testing.T) {
+	w := newWorld(t)
+	w.open(nil)
+	s := w.submission(`
+pipeline "p" {}
+step "a" {
+  code    = "a.py"
+  command = ["python3", "a.py"]
+}
+`, "a.py")
+	s.Uploads["a.py"] = string(w.artifacts.PutFile("print()"))
+	_, _, err := w.engine.Submit(t.Context(), s)
+	if want := "pipeline.hcl:4: a.py is a file; "; !problem.Is(err, problem.Invalid) || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("Submit = %v, want a problem.Invalid that begins with %q", err, want)
+	}
+}

@@ -196,6 +196,7 @@ type Use struct {
 // Artifacts is what the engine needs of the artefact store.
 type Artifacts interface {
 	Has(ctx context.Context, d artifact.Digest) (bool, error)
+	Manifest(ctx context.Context, d artifact.Digest) (artifact.Manifest, error)
 	// GetRecord decodes a record into v; artifact.ErrNotFound if there is none.
 	GetRecord(ctx context.Context, key string, v any) error
 	// ListRecords gives the keys of the records below a folder, sorted.
@@ -311,6 +312,8 @@ type Alloc struct {
 	ExitCode          *int
 	Signal            int
 	OOM               bool
+	// Unhealthy tells that an endpoint's instance did not become ready.
+	Unhealthy bool
 	// Problem is what the driver or the client says went wrong.
 	Problem string
 	Events  []TaskEvent

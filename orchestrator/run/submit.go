@@ -96,6 +96,16 @@ func (e *Engine) check(ctx context.Context, s *Submission) (*pipeline.Pipeline, 
 		if !has {
 			return nil, problem.At("uploads."+path.Path, "%s: artefact %s is not whole in the artefact store: upload it again", path.Path, digest)
 		}
+		if !path.Folder {
+			continue
+		}
+		m, err := e.config.Artifacts.Manifest(ctx, digest)
+		if err != nil {
+			return nil, problem.New(problem.Unavailable, "reading what %s is: %w", path.Path, err)
+		}
+		if m.Kind != artifact.KindDir {
+			return nil, problem.At("uploads."+path.Path, "%s:%d: %s is a file; the code is the folder that the command starts in: name the folder that has the file", path.Code.Filename, path.Code.Start.Line, path.Path)
+		}
 	}
 	return p, nil
 }

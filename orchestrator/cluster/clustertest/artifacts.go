@@ -19,12 +19,13 @@ import (
 type Artifacts struct {
 	mu      sync.Mutex
 	texts   map[artifact.Digest]string
+	files   map[artifact.Digest]bool
 	records map[string][]byte
 }
 
 // NewArtifacts returns an empty store.
 func NewArtifacts() *Artifacts {
-	return &Artifacts{texts: map[artifact.Digest]string{}, records: map[string][]byte{}}
+	return &Artifacts{texts: map[artifact.Digest]string{}, files: map[artifact.Digest]bool{}, records: map[string][]byte{}}
 }
 
 // Put stores a text.
@@ -35,6 +36,28 @@ func (s *Artifacts) Put(text string) artifact.Digest {
 	s.texts[d] = text
 	s.mu.Unlock()
 	return d
+}
+
+// PutFile stores a text as a file; others count as folders.
+func (s *Artifacts) PutFile(text string) artifact.Digest {
+	d := s.Put(text)
+	s.mu.Lock()
+	s.files[d] = true
+	s.mu.Unlock()
+	return d
+}
+
+// Manifest says whether an artefact is a file or a folder.
+func (s *Artifacts) Manifest(_ context.Context, d artifact.Digest) (artifact.Manifest, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.texts[d]; !ok {
+		return artifact.Manifest{}, artifact.ErrNotFound
+	}
+	if s.files[d] {
+		return artifact.Manifest{Kind: artifact.KindFile}, nil
+	}
+	return artifact.Manifest{Kind: artifact.KindDir}, nil
 }
 
 // Text is a stored text.
