@@ -29,9 +29,13 @@ type Board struct {
 	Product string // "NVIDIA A100-SXM4-40GB"
 	// PCIDeviceID is "0x20B010DE" as mig-parted files have it; "" if unknown.
 	PCIDeviceID string
-	Enabled     bool // MIG mode at present
-	Pending     bool // MIG mode after the next reset
-	Instances   []Instance
+	// ProfileNames are the profiles as the driver names them, in any order;
+	// nil if it does not tell. The gigabytes in them differ between boards and
+	// drivers that report other memory sizes.
+	ProfileNames []string
+	Enabled      bool // MIG mode at present
+	Pending      bool // MIG mode after the next reset
+	Instances    []Instance
 	// Processes are the PIDs that have the board or a slice of it open.
 	Processes []int
 }

@@ -97,8 +97,58 @@ func words(product string) []string {
 }
 
 // Model finds the model of a board: by its PCI device ID, or where that is
-// unknown by its product name.
+// unknown by its product name. Its profiles are named as the driver names them.
 func (b Board) Model() (Model, bool) {
+	m, ok := b.model()
+	return m.renamed(b.ProfileNames), ok
+}
+
+// renamed gives profiles the names that a driver has for them. Profiles are
+// told apart by what precedes and follows the gigabytes; of several that have
+// that in common the sizes are in the same order. Where the driver has another
+// number of them, the names stay.
+func (m Model) renamed(names []string) Model {
+	group := func(names []string) map[string][]string {
+		groups := make(map[string][]string)
+		for _, name := range names {
+			if gb := gigabytes(name); gb >= 0 {
+				kind := strings.Replace(name, fmt.Sprintf(".%dgb", gb), ".", 1)
+				groups[kind] = append(groups[kind], name)
+			}
+		}
+		for _, g := range groups {
+			slices.SortFunc(g, func(a, b string) int { return cmp.Compare(gigabytes(a), gigabytes(b)) })
+		}
+		return groups
+	}
+	theirs, rename := group(names), make(map[string]string)
+	for kind, ours := range group(m.ProfileNames()) {
+		for i, name := range ours {
+			if rename[name] = name; len(theirs[kind]) == len(ours) {
+				rename[name] = theirs[kind][i]
+			}
+		}
+	}
+	m.Profiles, m.Balanced = slices.Clone(m.Profiles), slices.Clone(m.Balanced)
+	for i := range m.Profiles {
+		m.Profiles[i].Name = rename[m.Profiles[i].Name]
+	}
+	for i, name := range m.Balanced {
+		m.Balanced[i] = rename[name]
+	}
+	return m
+}
+
+// gigabytes are those in a profile's name, -1 if it is none.
+func gigabytes(profile string) int {
+	var compute, gb int
+	if n, _ := fmt.Sscanf(profile, "%dg.%dgb", &compute, &gb); n != 2 || gb < 0 {
+		return -1
+	}
+	return gb
+}
+
+func (b Board) model() (Model, bool) {
 	id := strings.ToUpper(b.PCIDeviceID)
 	id, isHex := strings.CutPrefix(id, "0X")
 	if device, isNVIDIA := strings.CutSuffix(id, "10DE"); isHex && isNVIDIA {

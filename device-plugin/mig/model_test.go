@@ -158,3 +158,42 @@ func TestModelOfBoard(t *testing.T) {
 		t.Errorf("without a PCI ID it is a %q", m.Name)
 	}
 }
+
+func TestProfileNamesOfTheDriver(t *testing.T) {
+	for name, test := range map[string]struct {
+		product  string
+		driver   string
+		want     string
+		balanced string
+	}{
+		"a GB200 whose driver tells 189 GB": {
+			"NVIDIA GB200", "7g.189gb 4g.95gb 3g.95gb 2g.47gb 1g.47gb 1g.24gb+me 1g.24gb",
+			"1g.24gb 1g.24gb+me 1g.47gb 2g.47gb 3g.95gb 4g.95gb 7g.189gb", "1g.24gb 1g.24gb 2g.47gb 3g.95gb",
+		},
+		"as the table has them": {
+			"NVIDIA A30", "1g.6gb 1g.6gb+me 2g.12gb 2g.12gb+me 4g.24gb", "1g.6gb 1g.6gb+me 2g.12gb 2g.12gb+me 4g.24gb", "1g.6gb 1g.6gb 2g.12gb",
+		},
+		"an old driver, which lacks some": {
+			a100, "1g.5gb 2g.10gb 3g.20gb 4g.20gb 7g.40gb", "1g.5gb 1g.5gb+me 1g.10gb 2g.10gb 3g.20gb 4g.20gb 7g.40gb", "1g.5gb 1g.5gb 2g.10gb 3g.20gb",
+		},
+		"nonsense": {a100, "x 3g 0g.gb -1g.5gb", "1g.5gb 1g.5gb+me 1g.10gb 2g.10gb 3g.20gb 4g.20gb 7g.40gb", "1g.5gb 1g.5gb 2g.10gb 3g.20gb"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, ok := Board{Product: test.product, ProfileNames: strings.Fields(test.driver)}.Model()
+			if got := strings.Join(m.ProfileNames(), " "); !ok || got != test.want {
+				t.Errorf("profiles = %s\n want      %s", got, test.want)
+			}
+			if got := strings.Join(m.Balanced, " "); got != test.balanced {
+				t.Errorf("balanced = %s, want %s", got, test.balanced)
+			}
+			if again, _ := ModelOf(test.product); strings.Join(again.ProfileNames(), " ") != strings.Join(modelOf(t, test.product).ProfileNames(), " ") {
+				t.Error("the table was changed")
+			}
+		})
+	}
+	for _, m := range Models() {
+		if diff := cmp.Diff(m.ProfileNames(), m.renamed(nil).ProfileNames()); diff != "" {
+			t.Errorf("%s without a driver's names (-want +got):\n%s", m.Name, diff)
+		}
+	}
+}

@@ -149,6 +149,7 @@ var (
 	gb144 = sizes{[4]string{"18", "36", "72", "144"}, [4]int64{17920, 36096}}
 	gb180 = sizes{[4]string{"23", "45", "90", "180"}, [4]int64{20992, 45312, 90624, 181248}}
 	gb186 = sizes{[4]string{"23", "47", "93", "186"}, [4]int64{22528, 46592}}
+	gb189 = sizes{gb: [4]string{"24", "47", "95", "189"}}
 	gb269 = sizes{gb: [4]string{"34", "67", "135", "269"}}
 	gb278 = sizes{gb: [4]string{"35", "70", "139", "278"}}
 )
@@ -176,6 +177,8 @@ var models = []Model{
 	eight("GH200 144G HBM3e", gb144, []string{"2348"}, "GH200 144G", "GH200 144GB"),
 	eight("B200", gb180, []string{"2901"}),
 	eight("GB200", gb186, []string{"2941"}),
+	// The same board with a driver that reports more memory.
+	eight("GB200 189GB", gb189, nil),
 	eight("B300", gb269, []string{"3182"}),
 	eight("GB300", gb278, []string{"31C2"}),
 	{

@@ -58,9 +58,11 @@ func (r *reader) migBoard(d lib.Device) (mig.Board, bool) {
 	if pci := r.pci(d); pci != nil {
 		b.PCIDeviceID = deviceID(*pci)
 	}
+	b.ProfileNames = r.profileNames(d)
 	if b.Enabled {
 		instances, err := r.instances(d)
 		if err != nil {
+			r.warn("the MIG instances of GPU "+b.ID+" cannot be read; none of them is changed", err)
 			return mig.Board{}, false
 		}
 		b.Instances = instances
@@ -78,6 +80,18 @@ func (r *reader) migBoard(d lib.Device) (mig.Board, bool) {
 		}
 	}
 	return b, true
+}
+
+// profileNames are the profiles that a board has; nil if that cannot be read.
+func (r *reader) profileNames(d lib.Device) []string {
+	var names []string
+	if err := r.eachProfile(d, func(name string, _ lib.GpuInstanceProfileInfo) error {
+		names = append(names, name)
+		return nil
+	}); err != nil {
+		return nil
+	}
+	return names
 }
 
 // instances are the GPU instances of a board, by their place.
@@ -232,11 +246,12 @@ func (s *Source) needs(functions [][]string) error {
 	return nil
 }
 
-// change does something to a board. All errors name the board and what was to
-// be done; those for which a process is to blame wrap mig.ErrInUse.
-func (s *Source) change(board, doing string, do func(*reader, lib.Device) error) error {
+// change does something to a board, by use or alone. All errors name the board
+// and what was to be done; those for which a process is to blame wrap
+// mig.ErrInUse.
+func (s *Source) change(with func(func() error) error, board, doing string, do func(*reader, lib.Device) error) error {
 	doing = fmt.Sprintf("%s on GPU %s", doing, board)
-	err := s.use(doing, func() error {
+	err := with(func() error {
 		if err := s.needs([][]string{{"nvmlDeviceGetHandleByUUID"}}); err != nil {
 			return err
 		}
@@ -252,6 +267,8 @@ func (s *Source) change(board, doing string, do func(*reader, lib.Device) error)
 	s.changed()
 	return nil
 }
+
+func (s *Source) shared(f func() error) error { return s.use("changing MIG instances", f) }
 
 // migError is why a change of MIG instances failed.
 func migError(ret lib.Return) error {
@@ -269,13 +286,13 @@ func migError(ret lib.Return) error {
 }
 
 // SetMode turns MIG mode on or off. The change is pending where it takes a
-// reset of the board.
+// reset of the board. Nothing else of this process has a board open meanwhile.
 func (s *Source) SetMode(_ context.Context, board string, enabled bool) (pending bool, err error) {
 	mode, doing := lib.DEVICE_MIG_DISABLE, "turning MIG mode off"
 	if enabled {
 		mode, doing = lib.DEVICE_MIG_ENABLE, "turning MIG mode on"
 	}
-	err = s.change(board, doing, func(r *reader, d lib.Device) error {
+	err = s.change(s.alone, board, doing, func(r *reader, d lib.Device) error {
 		if err := r.needs([][]string{{"nvmlDeviceSetMigMode"}, {"nvmlDeviceGetMigMode"}}); err != nil {
 			return err
 		}
@@ -301,7 +318,7 @@ func (s *Source) SetMode(_ context.Context, board string, enabled bool) (pending
 // Create makes a GPU instance and its compute instances, or nothing.
 func (s *Source) Create(_ context.Context, board string, in mig.Instance) error {
 	doing := fmt.Sprintf("creating %s at %d:%d", in.Profile, in.Placement.Start, in.Placement.Size)
-	return s.change(board, doing, func(r *reader, d lib.Device) error {
+	return s.change(s.shared, board, doing, func(r *reader, d lib.Device) error {
 		if err := r.needs(createsMIG); err != nil {
 			return err
 		}
@@ -362,7 +379,7 @@ func createCompute(instance lib.GpuInstance, compute int) error {
 // Destroy removes a GPU instance and its compute instances. One that is gone
 // already is no error.
 func (s *Source) Destroy(_ context.Context, board string, gpuInstance int) error {
-	return s.change(board, fmt.Sprintf("destroying GPU instance %d", gpuInstance), func(r *reader, d lib.Device) error {
+	return s.change(s.shared, board, fmt.Sprintf("destroying GPU instance %d", gpuInstance), func(r *reader, d lib.Device) error {
 		if err := cmp.Or(r.needs(readsMIG), r.needs(destroysMIG)); err != nil {
 			return err
 		}

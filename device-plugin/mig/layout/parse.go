@@ -318,8 +318,9 @@ func (p *parser) possible(n *yaml.Node, e entry) {
 	var why error
 	for _, m := range mig.Models() {
 		if len(e.choice.Models) > 0 && !slices.ContainsFunc(e.choice.Models, func(want string) bool {
+			// "GB200" is also for a "GB200 189GB".
 			wanted, ok := mig.Board{Product: want, PCIDeviceID: want}.Model()
-			return ok && wanted.Name == m.Name
+			return ok && (wanted.Name == m.Name || strings.HasPrefix(m.Name, wanted.Name+" "))
 		}) {
 			continue
 		}
