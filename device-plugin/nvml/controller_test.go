@@ -26,7 +26,9 @@ func TestController(t *testing.T) {
 	m := a100()
 	s := sourceOf(t, m)
 	b := m.Boards[2]
-	want := mig.Board{ID: b.UUID, Index: 2, Product: "Mock NVIDIA A100-SXM4-40GB", PCIDeviceID: "0x20B010DE"}
+	want := mig.Board{ID: b.UUID, Index: 2, Product: "Mock NVIDIA A100-SXM4-40GB", PCIDeviceID: "0x20B010DE", ProfileNames: []string{
+		"1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb", "1g.5gb+me", "1g.10gb",
+	}}
 	if diff := cmp.Diff(want, migBoard(t, s, 2)); diff != "" {
 		t.Errorf("at first (-want +got):\n%s", diff)
 	}

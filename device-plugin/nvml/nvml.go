@@ -148,6 +148,10 @@ func (s *Source) load() error {
 	if s.ready {
 		return nil
 	}
+	return s.loadLocked()
+}
+
+func (s *Source) loadLocked() error {
 	if err := s.probe(); err != nil {
 		return err
 	}
@@ -174,13 +178,29 @@ func (s *Source) load() error {
 
 // use calls f with the library loaded, which it stays while f runs.
 func (s *Source) use(doing string, f func() error) error {
-	if err := s.load(); err != nil {
-		return err
-	}
 	s.life.RLock()
+	if !s.ready {
+		s.life.RUnlock()
+		if err := s.load(); err != nil {
+			return err
+		}
+		s.life.RLock()
+	}
 	defer s.life.RUnlock()
 	if !s.ready {
 		return fmt.Errorf("%s: NVML was closed meanwhile", doing)
+	}
+	return f()
+}
+
+// alone calls f with the library loaded anew, while nothing else uses it: the
+// process then holds no board open but by what f does.
+func (s *Source) alone(f func() error) error {
+	s.life.Lock()
+	defer s.life.Unlock()
+	s.unloadLocked()
+	if err := s.loadLocked(); err != nil {
+		return err
 	}
 	return f()
 }
@@ -189,6 +209,10 @@ func (s *Source) use(doing string, f func() error) error {
 func (s *Source) unload() {
 	s.life.Lock()
 	defer s.life.Unlock()
+	s.unloadLocked()
+}
+
+func (s *Source) unloadLocked() {
 	if s.ready {
 		s.gauges.forget(s.freeSample)
 		s.lib.Shutdown() // there is nothing to do about a failure
@@ -286,7 +310,8 @@ func (s *Source) count() (int, error) {
 }
 
 // remember keeps which boards there are, for what is told of them by other
-// names than their IDs. A board that does not answer for once stays known.
+// names than their IDs. One that no longer answers stays known: what the kernel
+// log says of it may be why.
 func (s *Source) remember(boards []gpu.Board) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -302,8 +327,18 @@ func (s *Source) remember(boards []gpu.Board) {
 	if !slices.Equal(ids(s.seen), ids(boards)) {
 		s.roster++
 	}
-	s.seen = boards
+	kept := slices.Clone(boards)
+	for _, old := range s.seen {
+		if !slices.ContainsFunc(boards, func(b gpu.Board) bool { return b.ID == old.ID || b.PCIBusID == old.PCIBusID }) {
+			old.Fault = reasonGone
+			kept = append(kept, old)
+		}
+	}
+	s.seen = kept
 }
+
+// reasonGone marks boards that are remembered, and no longer there.
+const reasonGone = "no longer listed"
 
 func (s *Source) driverVersion() string {
 	if !s.has("nvmlSystemGetDriverVersion") {

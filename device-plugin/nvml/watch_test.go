@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -230,5 +231,84 @@ func TestJoinWithKernelLog(t *testing.T) {
 	line, ok := kernellog.Parse("NVRM: Xid (PCI:0000:07:00): 79, pid=0, GPU has fallen off the bus.")
 	if id, known := s.boardAt(line.At); !ok || !known || id != "GPU-0" {
 		t.Errorf("the board of %+v is %q, %t", line, id, known)
+	}
+}
+
+// TestWatchKeepsNobodyWaiting is that a wait for events does not hold up
+// readings.
+func TestWatchKeepsNobodyWaiting(t *testing.T) {
+	m := a100()
+	s := sourceOf(t, m)
+	watching(t, s, m.Boards[0])
+	start := time.Now()
+	for range 20 {
+		if _, err := s.Sample(t.Context(), []gpu.ID{idOf(m.Boards[0])}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(start); took > 20*eventPatience/4 {
+		t.Errorf("20 samples took %s", took)
+	}
+}
+
+// TestGoneBoardIsKnown is that the kernel log's words on a board that is gone
+// are still its.
+func TestGoneBoardIsKnown(t *testing.T) {
+	m := a100()
+	l := nvmltest.NewLog(t, time.Hour)
+	s := New(Config{Library: m, Host: hostOf(l)})
+	defer s.Close()
+	inventory(t, s)
+	m.Boards[0].Lose(lost)
+	inventory(t, s)
+	events, _ := watching(t, s, m.Boards[1])
+	l.Write(0, "NVRM: Xid (PCI:0000:07:00): 79, pid=0, GPU has fallen off the bus.")
+	if e := receive(t, events); e.Board != idOf(m.Boards[0]) {
+		t.Errorf("event %+v", e)
+	}
+}
+
+// TestTogether calls everything at the same time, while boards come and go.
+// The race detector and the mocks, which panic on what is freed twice, judge.
+func TestTogether(t *testing.T) {
+	m := h100()
+	s := sourceOf(t, m)
+	cut(t, s, m.Boards[1], instanceAt("3g.40gb", 0, 4, 3))
+	var ids []gpu.ID
+	for _, b := range m.Boards {
+		ids = append(ids, idOf(b))
+	}
+	ids = append(ids, inventory(t, s).Boards[1].Slices[0].ID)
+	watching(t, s, m.Boards[7])
+	var all sync.WaitGroup
+	for _, do := range []func() error{
+		func() error { _, err := s.Inventory(t.Context()); return err },
+		func() error { _, err := s.Sample(t.Context(), ids); return err },
+		func() error { _, err := s.Vitals(t.Context(), ids[:8]); return err },
+		func() error { _, err := s.Topology(t.Context()); return err },
+		func() error { _, err := s.Processes(t.Context()); return err },
+		func() error { m.Boards[3].Lose(lost); m.Boards[3].Lose(lib.SUCCESS); return nil },
+		func() error {
+			m.Emit(m.Boards[7], lib.EventTypeXidCriticalError, 13, nvmltest.Whole, nvmltest.Whole)
+			return nil
+		},
+		func() error {
+			if err := s.Create(t.Context(), m.Boards[1].UUID, instanceAt("1g.10gb", 5, 1, 1)); err != nil {
+				return err
+			}
+			return s.Destroy(t.Context(), m.Boards[1].UUID, 7)
+		},
+	} {
+		all.Go(func() {
+			for range 20 {
+				if err := do(); err != nil && !strings.Contains(err.Error(), "closed meanwhile") {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if sets, _ := m.Leaks(); sets > 1 {
+		t.Errorf("%d event sets", sets)
 	}
 }
