@@ -92,30 +92,43 @@ func (r *Reconciler) notify() {
 // may run it at a time: see Dir.Acquire. It picks up new tasks within
 // Limits.Poll.
 func (r *Reconciler) Run(ctx context.Context) {
-	var restored time.Time
+	var restored time.Time // when all boards were looked at
+	trouble := ""
 	for ctx.Err() == nil {
-		s, err := r.Store.Load()
-		if err == nil {
-			r.publish(s)
-			restore := time.Since(restored) >= r.Restore
-			if s.Settled() && (!restore || len(s.Boards) == 0) {
-				pause(ctx, r.Limits.Poll)
-				continue
-			}
-			if restore {
-				restored = time.Now()
-			}
-			var wait time.Duration
-			if wait, err = r.cycle(ctx); err == nil {
-				pause(ctx, wait)
-				continue
-			}
+		wait, err := r.attend(ctx, &restored)
+		if ctx.Err() != nil {
+			return
 		}
-		if ctx.Err() == nil {
-			r.Logger.Error("MIG layouts cannot be worked on; trying again", "error", err)
-			pause(ctx, r.Limits.Backoff)
+		if err != nil {
+			if text := err.Error(); text != trouble {
+				trouble = text
+				r.Logger.Error("MIG layouts cannot be worked on; trying again", "error", err)
+			}
+			wait = r.Limits.Backoff
+		} else if trouble != "" {
+			trouble = ""
+			r.Logger.Info("MIG layouts can be worked on again")
 		}
+		pause(ctx, wait)
 	}
+}
+
+// attend does what is due, and returns when to look again.
+func (r *Reconciler) attend(ctx context.Context, restored *time.Time) (time.Duration, error) {
+	s, err := r.Store.Load()
+	if err != nil {
+		return 0, err
+	}
+	r.publish(s)
+	restore := time.Since(*restored) >= r.Restore
+	if s.Settled() && (!restore || len(s.Boards) == 0) {
+		return r.Limits.Poll, nil
+	}
+	wait, err := r.cycle(ctx)
+	if err == nil && restore {
+		*restored = time.Now()
+	}
+	return wait, err
 }
 
 // RunUntilSettled works until nothing more happens by itself on the boards. An
