@@ -25,6 +25,8 @@ type simulation struct {
 	NICs          []simulatedNIC    `json:"nics"`
 	Links         []simulatedLink   `json:"links"`
 	Timeline      []simulatedMoment `json:"timeline"`
+	// More is set if the script goes on after what the timeline has.
+	More bool `json:"more,omitempty"`
 
 	graph topology.Graph
 }
@@ -169,7 +171,9 @@ func readSimulation(ctx context.Context, spec, node, faults string, until time.D
 	if unmatched := script.Unmatched(inv); len(unmatched) > 0 {
 		return simulation{}, errors.New(strings.Join(unmatched, "\n"))
 	}
-	for _, moment := range script.Timeline(until) {
+	moments, more := script.Timeline(until)
+	sim.More = more
+	for _, moment := range moments {
 		event := "begins"
 		if moment.Ends {
 			event = "ends"
@@ -228,10 +232,6 @@ func (s simulation) print(w io.Writer, faults string) error {
 		return nil
 	}
 	fmt.Fprintln(w)
-	if len(s.Timeline) == 0 {
-		_, err := fmt.Fprintf(w, "%s does nothing in this time.\n", faults)
-		return err
-	}
 	fmt.Fprintln(t, "AT\tGPU\t\tWHAT")
 	for _, m := range s.Timeline {
 		device := m.Device
@@ -239,6 +239,9 @@ func (s simulation) print(w io.Writer, faults string) error {
 			device = "driver"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", m.At, device, m.Event, m.What)
+	}
+	if s.More {
+		fmt.Fprintln(t, "and more later (-until)")
 	}
 	return t.Flush()
 }

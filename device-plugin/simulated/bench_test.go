@@ -1,6 +1,9 @@
 package simulated
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
@@ -37,6 +40,33 @@ func BenchmarkSecond(b *testing.B) {
 		}
 		if _, err := s.Vitals(b.Context(), boards); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkFaultToHint is how long it takes from a new fault file to the hint
+// that the inventory changed.
+func BenchmarkFaultToHint(b *testing.B) {
+	m, err := Preset("dgx-h100")
+	if err != nil {
+		b.Fatal(err)
+	}
+	path := filepath.Join(b.TempDir(), "faults.hcl")
+	s := New(Config{Machine: m, FaultFile: path})
+	defer s.Close()
+	for i := 0; b.Loop(); i++ {
+		b.StopTimer()
+		content := fmt.Appendf(nil, "fault \"3\" { reason = \"%d\" }\n", i)
+		if err := os.WriteFile(path+".new", content, 0o600); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		if err := os.Rename(path+".new", path); err != nil {
+			b.Fatal(err)
+		}
+		<-s.Changes()
+		if inv, err := s.Inventory(b.Context()); err != nil || inv.Boards[3].Fault != fmt.Sprint(i) {
+			b.Fatal(inv.Boards[3].Fault, err)
 		}
 	}
 }

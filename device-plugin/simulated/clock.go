@@ -123,14 +123,19 @@ func (s *Source) clock() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		replaced := false
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-timer.C:
 		case <-s.reset:
+			replaced = true
+		}
+		changed, next, ok := s.tell(time.Now())
+		if changed || replaced {
 			wake(s.changes)
 		}
-		if next, ok := s.tell(time.Now()); ok {
+		if ok {
 			timer.Reset(time.Until(next))
 		}
 	}
@@ -140,8 +145,9 @@ func (s *Source) clock() {
 // host slept for long.
 const mostEvents = 100
 
-// tell delivers what began or ended by now, and returns when the next does.
-func (s *Source) tell(now time.Time) (next time.Time, ok bool) {
+// tell delivers what began or ended by now, reports whether that shows, and
+// returns when the next does.
+func (s *Source) tell(now time.Time) (changed bool, next time.Time, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	close(s.moved)
@@ -154,11 +160,10 @@ func (s *Source) tell(now time.Time) (next time.Time, ok bool) {
 				s.emit(e)
 			}
 		}
-		if was != is && st.shows() {
-			wake(s.changes)
-		}
+		changed = changed || was != is && st.shows()
 	}
-	return s.timeline.next(now)
+	next, ok = s.timeline.next(now)
+	return changed, next, ok
 }
 
 // progress is how far a step is.

@@ -3,6 +3,7 @@ package simulated_test
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/drover-ml/drover/device-plugin/simulated"
 )
@@ -45,13 +46,12 @@ reset "3" { at = "90s" }
 	if err != nil {
 		panic(err)
 	}
-	for _, m := range s.Timeline(0) {
-		fmt.Println(m) // nothing at once
-	}
-	for _, m := range s.Timeline(1 << 40) {
+	moments, more := s.Timeline(time.Minute)
+	for _, m := range moments {
 		fmt.Println(m.At, m.Device, m.What)
 	}
+	fmt.Println("more after a minute:", more)
 	// Output:
 	// 30s 3 Xid 79, lost
-	// 1m30s 3 reset
+	// more after a minute: true
 }

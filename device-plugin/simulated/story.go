@@ -17,14 +17,16 @@ type Moment struct {
 	What   string // "Xid 79, lost"
 }
 
-// Timeline lists what a script does up to a time, in order. Of repetitions it
-// lists at most a thousand in all.
-func (s Script) Timeline(until time.Duration) []Moment {
+// Timeline lists what a script does up to a time, in order, and tells whether
+// it goes on after that. It lists about a thousand moments at most.
+func (s Script) Timeline(until time.Duration) (moments []Moment, more bool) {
 	const most = 1000
-	var moments []Moment
 	for _, st := range s.steps {
 		n := st.started(until)
-		for i := range min(n, most-len(moments)) {
+		if _, later := st.next(until); later || n > most-len(moments) {
+			more = true
+		}
+		for i := range max(0, min(n, most-len(moments))) {
 			begin := Moment{At: st.start(i), Device: st.target, What: st.what()}
 			moments = append(moments, begin)
 			if end := begin.At + st.lasts; st.lasts > 0 && end <= until {
@@ -33,7 +35,7 @@ func (s Script) Timeline(until time.Duration) []Moment {
 		}
 	}
 	slices.SortStableFunc(moments, func(a, b Moment) int { return cmp.Compare(a.At, b.At) })
-	return moments
+	return moments, more
 }
 
 // what is what a step does, in words.
