@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,14 +16,40 @@ import (
 // watchedSource is a changingSource that tells of events and vitals too.
 type watchedSource struct {
 	*changingSource
-	events chan gpu.Event
-	// hang holds the calls of a driver that does not answer, until it is
-	// closed.
-	hangInventory, hangVitals chan struct{}
+	events            chan gpu.Event
+	inventory, vitals door
+}
+
+// door holds up calls into a driver while it is shut. The zero door is open.
+type door struct {
+	mu   sync.Mutex
+	wait chan struct{} // nil while it is open
+}
+
+func (d *door) shut() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wait = make(chan struct{})
+}
+
+func (d *door) open() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	close(d.wait)
+	d.wait = nil
+}
+
+func (d *door) pass() {
+	d.mu.Lock()
+	wait := d.wait
+	d.mu.Unlock()
+	if wait != nil {
+		<-wait
+	}
 }
 
 func (s *watchedSource) Inventory(ctx context.Context) (gpu.Inventory, error) {
-	<-s.hangInventory
+	s.inventory.pass()
 	return s.changingSource.Inventory(ctx)
 }
 
@@ -41,7 +68,7 @@ func (s *watchedSource) Watch(ctx context.Context, emit func(gpu.Event)) error {
 }
 
 func (s *watchedSource) Vitals(_ context.Context, boards []gpu.ID) (map[gpu.ID]gpu.Vitals, error) {
-	<-s.hangVitals
+	s.vitals.pass()
 	vitals := map[gpu.ID]gpu.Vitals{}
 	for _, id := range boards {
 		vitals[id] = gpu.Vitals{Time: time.Now()}
@@ -52,9 +79,7 @@ func (s *watchedSource) Vitals(_ context.Context, boards []gpu.ID) (map[gpu.ID]g
 func newWatchedBench(t *testing.T, config map[string]any) (bench, *watchedSource) {
 	t.Helper()
 	b := newBench(t, config)
-	answers := make(chan struct{})
-	close(answers)
-	src := &watchedSource{changingSource: b.src, events: make(chan gpu.Event), hangInventory: answers, hangVitals: answers}
+	src := &watchedSource{changingSource: b.src, events: make(chan gpu.Event)}
 	b.open = func(settings) gpu.Source { return src }
 	return b, src
 }
@@ -136,23 +161,21 @@ func TestPartsFailAlone(t *testing.T) {
 		expectNow(t, published, "GPU-1", "")
 
 		src.events <- gpu.Event{XID: -1}
-		inventory := make(chan struct{})
-		src.hangInventory = inventory
+		src.inventory.shut()
 		time.Sleep(time.Minute) // the look at the GPUs hangs, and events are watched again
 		src.events <- gpu.Event{Board: "GPU-1", XID: 79, Time: time.Now()}
 		expectNow(t, published, "GPU-1", "Xid 79")
 
 		time.Sleep(time.Minute)
 		expectNow(t, published, "GPU-0", "the GPU driver has not answered for 20s")
-		close(inventory)
+		src.inventory.open()
 		time.Sleep(time.Minute)
 		expectNow(t, published, "GPU-0", "")
 
-		vitals := make(chan struct{})
-		src.hangVitals = vitals
+		src.vitals.shut()
 		time.Sleep(5 * time.Minute)
 		expectNow(t, published, "GPU-0", "nobody watches the health of the GPUs")
-		close(vitals)
+		src.vitals.open()
 		time.Sleep(time.Minute)
 		expectNow(t, published, "GPU-0", "")
 		cancel()

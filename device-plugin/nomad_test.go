@@ -102,7 +102,7 @@ func TestOnNomad(t *testing.T) {
 		for _, d := range n.NodeResources.Devices {
 			for _, i := range d.Instances {
 				if i.ID == first {
-					return !i.Healthy && strings.HasPrefix(i.HealthDescription, "Xid 79;")
+					return !i.Healthy && strings.HasPrefix(i.HealthDescription, "Xid 79, at ")
 				}
 			}
 		}
