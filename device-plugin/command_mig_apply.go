@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,8 +22,13 @@ type migApply struct {
 // the way and the cordon.
 const busyPatience = time.Minute
 
-// followPause is how often a command looks how far the boards are.
-const followPause = 200 * time.Millisecond
+const (
+	// followPause is how often a command looks how far the boards are.
+	followPause = 200 * time.Millisecond
+	// beginPatience is above the pause after which a plugin tries again what
+	// did not work.
+	beginPatience = 30 * time.Second
+)
 
 // run stores what is wanted, and follows it to its end. Where a plugin runs on
 // the node it does the work, since it keeps new work away from the boards;
@@ -52,7 +58,7 @@ func (a migApply) run(ctx context.Context, m *migMachine, progress io.Writer) (*
 	if err != nil {
 		return nil, err
 	}
-	f := follower{progress: progress, said: make(map[string]string)}
+	f := follower{stateDir: m.stateDir, progress: progress, said: make(map[string]string)}
 	for _, b := range m.boards {
 		f.boards = append(f.boards, b.Board.ID)
 		f.indexes = append(f.indexes, b.Board.Index)
@@ -95,6 +101,7 @@ func failures(s reslice.State, boards []migBoard) error {
 
 // follower tells how far boards are, until nothing more happens.
 type follower struct {
+	stateDir string
 	boards   []string // their IDs
 	indexes  []int
 	progress io.Writer
@@ -104,6 +111,7 @@ type follower struct {
 func (f *follower) follow(ctx context.Context, dir *reslice.Dir, s reslice.State, c reslice.Config) (reslice.State, error) {
 	ticker := time.NewTicker(followPause)
 	defer ticker.Stop()
+	start := time.Now()
 	var w worker
 	defer w.end()
 	for {
@@ -111,8 +119,13 @@ func (f *follower) follow(ctx context.Context, dir *reslice.Dir, s reslice.State
 		if s.Settled(f.boards...) {
 			return s, nil
 		}
-		// Whoever does the work may end in the middle of it.
-		if err := w.begin(ctx, dir, c, f.boards); err != nil && !errors.Is(err, reslice.ErrHeld) {
+		// A plugin does the work, since it keeps tasks away from the boards.
+		// It may end in the middle of it.
+		if pluginRuns(f.stateDir) {
+			if time.Since(start) > beginPatience && f.untouched(s) {
+				return s, fmt.Errorf("the plugin of this node has not begun within %s; the log of its Nomad agent may say why", beginPatience)
+			}
+		} else if err := w.begin(ctx, dir, c, f.boards); err != nil && !errors.Is(err, reslice.ErrHeld) {
 			return s, err
 		}
 		select {
@@ -127,6 +140,11 @@ func (f *follower) follow(ctx context.Context, dir *reslice.Dir, s reslice.State
 			return s, err
 		}
 	}
+}
+
+// untouched reports whether nobody has looked at any of the boards yet.
+func (f *follower) untouched(s reslice.State) bool {
+	return !slices.ContainsFunc(f.boards, func(id string) bool { return s.Boards[id].Phase != reslice.Desired })
 }
 
 // worker reconciles in this process, where no other does.
