@@ -1,7 +1,6 @@
 package task
 
 import (
-	"maps"
 	"slices"
 	"strings"
 )
@@ -48,11 +47,19 @@ func isNomadRuntime(name string) bool {
 	})
 }
 
+// hint begins the names of what a device plugin only recommends, to NCCL.
+const hint = "NCCL_"
+
 // CloseGPUs makes env show exactly the GPUs that were reserved: what a device
-// plugin set wins over what the job set, and without a reservation there are
-// none. Left unset, these variables would mean all GPUs of the machine.
+// plugin set wins over what the job set, but for its recommendations, and
+// without a reservation there are none. Left unset, these variables would mean
+// all GPUs of the machine.
 func CloseGPUs(env, device map[string]string) {
-	maps.Copy(env, device)
+	for k, v := range device {
+		if _, chosen := env[k]; !chosen || !strings.HasPrefix(k, hint) {
+			env[k] = v
+		}
+	}
 	nvidia, cuda := device["NVIDIA_VISIBLE_DEVICES"], device["CUDA_VISIBLE_DEVICES"]
 	switch {
 	case nvidia == "" && cuda == "":

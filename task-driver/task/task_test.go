@@ -276,6 +276,21 @@ func TestWithoutAgent(t *testing.T) {
 	}
 }
 
+// A recommendation of the device plugin is one: the job may know better.
+func TestHints(t *testing.T) {
+	device := map[string]string{"NCCL_IB_HCA": "=mlx5_0", "DROVER_NICS": "mlx5_0"}
+	env := map[string]string{"NCCL_IB_HCA": "^mlx5_7", "DROVER_NICS": "all"}
+	CloseGPUs(env, device)
+	if env["NCCL_IB_HCA"] != "^mlx5_7" || env["DROVER_NICS"] != "mlx5_0" {
+		t.Errorf("with the job's own: %v", env)
+	}
+	env = map[string]string{}
+	CloseGPUs(env, device)
+	if env["NCCL_IB_HCA"] != "=mlx5_0" {
+		t.Errorf("without: %v", env)
+	}
+}
+
 func TestCloseGPUs(t *testing.T) {
 	const n, c = "NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"
 	for _, test := range []struct {
