@@ -68,8 +68,11 @@ func (m model) migModel() (mig.Model, bool) {
 // gpm is set for boards whose driver has profiling metrics without DCGM.
 func (m model) gpm() bool { return m.computeCapability >= 9 }
 
-// Memory sizes are those that nvidia-smi shows on the real boards. How boards
-// can be cut is package mig's to know.
+// Names, memory, limits and clocks are those that nvidia-smi shows of the real
+// boards, PCI device IDs those of NVIDIA's tables. The temperatures at which
+// boards slow down and shut down are typical ones, since they differ between
+// boards of a model, and of the GB200 not all numbers could be checked. How
+// boards can be cut is package mig's to know.
 var models = map[string]model{
 	"v100-32gb": {
 		product: "Tesla V100-SXM3-32GB", architecture: "volta", computeCapability: 7.0, pciDeviceID: "0x1DB810DE",

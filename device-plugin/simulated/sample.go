@@ -132,7 +132,7 @@ func (v boardView) sample(on occupants, now time.Time) gpu.Sample {
 		Time:           now,
 		TemperatureC:   orReading(v.temperatureC, whole(31+42*warm)),
 		MemoryUsedMiB:  whole(float64(l.memoryMiB)),
-		MemoryTotalMiB: v.Specs.MemoryMiB, MemoryReservedMiB: whole(float64(m.memoryMiB) * 0.0075),
+		MemoryTotalMiB: v.Specs.MemoryMiB, MemoryReservedMiB: whole(float64(m.memoryMiB) * 0.007),
 		BAR1TotalMiB:     v.Specs.BAR1MiB,
 		PerformanceState: v.performanceState(l.busy),
 		EnergyMJ:         v.energyMJ(now),
@@ -202,10 +202,11 @@ func (v boardView) clocks(s *gpu.Sample, busy float64) {
 	cores, memory := float64(m.coresClockMHz), float64(m.memoryClockMHz)
 	if busy == 0 {
 		cores = 345
-		if m.hbm {
-			cores = 210
-		} else {
+		switch {
+		case !m.hbm:
 			memory = 405
+		case m.computeCapability < 9:
+			cores = 210
 		}
 	}
 	s.SMClockMHz = whole(cores * v.clockShare())
