@@ -181,6 +181,9 @@ func (n *node) Close() error {
 // to.
 func (n *node) lookOften(ctx context.Context) error {
 	pause := n.settings.period
+	if !n.hasLooked() {
+		pause = 0 // the first look was cut short
+	}
 	for {
 		timer := time.NewTimer(pause)
 		select {
@@ -331,6 +334,12 @@ func (n *node) connections() topology.Graph {
 	return n.wiring
 }
 
+func (n *node) hasLooked() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.lookedAt.IsZero()
+}
+
 func (n *node) isFresh() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -339,10 +348,7 @@ func (n *node) isFresh() bool {
 
 // stats reads the devices that are offered.
 func (n *node) stats(ctx context.Context) ([]device.GroupStats, error) {
-	n.mu.Lock()
-	looked := !n.lookedAt.IsZero()
-	n.mu.Unlock()
-	if !looked {
+	if !n.hasLooked() {
 		if err := n.look(ctx); err != nil {
 			return nil, err
 		}
