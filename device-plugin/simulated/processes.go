@@ -3,6 +3,7 @@ package simulated
 import (
 	"bytes"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,6 +39,7 @@ type user struct {
 // seenProcess is what a process's environment said.
 type seenProcess struct {
 	since   time.Time // first seen
+	round   int       // last seen
 	devices []gpu.ID
 }
 
@@ -57,7 +59,7 @@ func (t *processTable) on() []user {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	if t.known != nil && now.Sub(t.looked) < lookEvery && !now.Before(t.looked) {
+	if t.round > 0 && now.Sub(t.looked) < lookEvery && !now.Before(t.looked) {
 		return t.users
 	}
 	t.look(now)
@@ -77,14 +79,13 @@ func (t *processTable) look(now time.Time) {
 	t.round++
 	dir, err := os.Open(t.root)
 	if err != nil {
-		t.known, t.users = map[int]seenProcess{}, nil
+		t.users = nil
 		return
 	}
 	names, _ := dir.Readdirnames(-1) // what could be read is what there is
 	dir.Close()
-	known := make(map[int]seenProcess, len(t.known))
 	if t.buffer == nil {
-		t.buffer = make([]byte, maxEnvironment)
+		t.buffer, t.known = make([]byte, maxEnvironment), make(map[int]seenProcess, len(names))
 	}
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
@@ -98,9 +99,10 @@ func (t *processTable) look(now time.Time) {
 		if !old || now.Sub(p.since) < settleAfter || (pid+t.round)%askEvery == 0 {
 			p.devices = t.devicesOf(name, t.buffer)
 		}
-		known[pid] = p
+		p.round = t.round
+		t.known[pid] = p
 	}
-	t.known = known
+	maps.DeleteFunc(t.known, func(_ int, p seenProcess) bool { return p.round != t.round })
 	t.users = t.roots()
 }
 
