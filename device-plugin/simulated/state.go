@@ -194,23 +194,19 @@ func lock(path string) (unlock func(), err error) {
 }
 
 // replace writes a file in one step: after a crash there is the old or the new
-// content. Everybody may read it, so that commands for people work.
-func replace(path string, content []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".simulated-*")
+// content. Everybody may read it, so that commands for people work. The caller
+// holds the lock, so that what a crash left behind is written over.
+func replace(path string, content []byte) error {
+	next := path + ".new"
+	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
 	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err != nil {
-		return err
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(next))
 	}
-	if err = os.Rename(f.Name(), path); err != nil {
+	if err := os.Rename(next, path); err != nil {
 		return err
 	}
 	dir, err := os.Open(filepath.Dir(path))
