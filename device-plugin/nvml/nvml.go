@@ -1,10 +1,16 @@
 // Package nvml reads the GPUs of this machine through NVIDIA's management
-// library.
+// library, hears of their errors from it and from the kernel's log, and cuts
+// them into MIG slices.
 //
-// The library is loaded when it is first needed, and its absence is an
-// ordinary answer. No function of it is called before it was looked up, since
-// calling one that an older driver lacks would end the process. Whatever fails
-// is tried again on the next call, from loading on if need be.
+//   - The library is loaded when it is first needed, and its absence is an
+//     ordinary answer. Whatever fails is tried again on the next call, from
+//     loading on if need be.
+//   - No function of it is called before it was looked up: calling one that an
+//     older driver lacks would end the process.
+//   - What one GPU or one function does not answer hides nothing else. It is
+//     missing then, and never zero.
+//   - GPUs are known by their UUIDs. Indexes and minor numbers are readings.
+//   - No program is started.
 package nvml
 
 import (

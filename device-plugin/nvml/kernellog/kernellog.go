@@ -24,9 +24,9 @@ const (
 	// where it lasts it shows in the vitals. Lines from before the driver was
 	// last loaded are not replayed either: loading it begins anew.
 	replayFor = 10 * time.Minute
-	// backlogPatience is how long to wait for the next of the old lines; they
-	// come at once.
-	backlogPatience = 100 * time.Millisecond
+	// backlogPatience is how long reading the old lines may take. They come at
+	// once, and what is written meanwhile is read with them.
+	backlogPatience = 200 * time.Millisecond
 	// driverLoaded begins what the driver says when it is loaded.
 	driverLoaded = "NVRM: loading NVIDIA"
 )
@@ -106,10 +106,14 @@ func (r *Reader) Follow(ctx context.Context, tell func(time.Time, Line), loaded 
 	if err != nil {
 		return ended(ctx, err)
 	}
-	for _, old := range backlog {
-		if l, ok := Parse(old.text); ok && time.Since(booted.Add(old.since)) <= replayFor {
-			tell(booted.Add(old.since), l)
+	report := func(one record) {
+		at := booted.Add(one.since)
+		if l, ok := Parse(one.text); ok && time.Since(at) <= replayFor {
+			tell(at, l)
 		}
+	}
+	for _, old := range backlog {
+		report(old)
 	}
 	for {
 		one, err := next()
@@ -119,9 +123,7 @@ func (r *Reader) Follow(ctx context.Context, tell func(time.Time, Line), loaded 
 		if strings.Contains(one.text, driverLoaded) {
 			loaded()
 		}
-		if l, ok := Parse(one.text); ok {
-			tell(booted.Add(one.since), l)
-		}
+		report(one)
 	}
 }
 
@@ -139,26 +141,25 @@ const mostBacklog = 10_000
 // readBacklog reads the lines of the driver that are there already, from when
 // it was last loaded on.
 func readBacklog(log Log, next func() (record, error)) ([]record, error) {
+	if err := log.SetReadDeadline(time.Now().Add(backlogPatience)); err != nil {
+		return nil, err
+	}
 	var backlog []record
-	for {
-		if err := log.SetReadDeadline(time.Now().Add(backlogPatience)); err != nil {
-			return nil, err
+	for len(backlog) < mostBacklog {
+		one, err := next()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
 		}
-		r, err := next()
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return backlog, log.SetReadDeadline(time.Time{})
 		case err != nil:
 			return nil, err
-		case strings.Contains(r.text, driverLoaded):
+		case strings.Contains(one.text, driverLoaded):
 			backlog = nil
-		case strings.Contains(r.text, "NVRM: ") && len(backlog) < mostBacklog:
-			backlog = append(backlog, r)
-		}
-		if len(backlog) == mostBacklog {
-			return backlog, log.SetReadDeadline(time.Time{})
+		case strings.Contains(one.text, "NVRM: "):
+			backlog = append(backlog, one)
 		}
 	}
+	return backlog, log.SetReadDeadline(time.Time{})
 }
 
 // read reads the next record that was not read before.

@@ -26,7 +26,7 @@ func reader(l *nvmltest.Log) *Reader {
 // called.
 func followed(t *testing.T, r *Reader) (lines <-chan Line, stop func() error) {
 	ctx, cancel := context.WithCancel(t.Context())
-	found := make(chan Line, 100)
+	found := make(chan Line, 10_000)
 	result := make(chan error, 1)
 	go func() {
 		result <- r.Follow(ctx, func(at time.Time, l Line) {
@@ -94,6 +94,31 @@ func TestBacklog(t *testing.T) {
 	if len(lines) > 0 {
 		t.Errorf("and then %+v", <-lines)
 	}
+}
+
+// TestBusyLog is that a log which is written to all the time is read all the
+// same.
+func TestBusyLog(t *testing.T) {
+	l := nvmltest.NewLog(t, time.Hour)
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
+			select {
+			case <-done:
+				return
+			default:
+				l.Write(0, xid(13))
+			}
+		}
+	}()
+	lines, _ := followed(t, reader(l))
+	for range 300 {
+		receive(t, lines)
+	}
+	close(done)
+	<-stopped
 }
 
 // overrun is a log whose first read finds that the kernel was faster.
