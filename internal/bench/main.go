@@ -46,6 +46,7 @@ var benchmarks = []benchmark{
 	{"validate", "a pipeline file of 10,000 steps", benchValidate},
 	{"metrics", "1,000 points of metrics, from a task to the disk", benchMetrics},
 	{"seal", "a checkpoint of 1 GiB hashed and made durable", benchSeal},
+	{"failover", "a GPU that fails under a training, until the training runs elsewhere", benchFailover},
 	{"gateway", "latency that a proxy adds to one back end, open loop, keep-alive", benchGateway},
 }
 

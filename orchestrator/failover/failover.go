@@ -24,6 +24,10 @@ const (
 	// Flapping is how soon after its end an incident goes on, if its device
 	// fails again, instead of there being another.
 	Flapping = 30 * time.Minute
+	// Gone is how long a device may be missing from its node until its incident
+	// ends: slices are when a GPU is cut anew, all devices for a moment when a
+	// plugin starts.
+	Gone = 10 * time.Minute
 	// HearsayTimeout is how long the attempt after a failed GPU waits until
 	// Nomad knows of the failure, too: until then Nomad might place it there.
 	// Nomad's clients collect what has changed for 5 to 10 s.

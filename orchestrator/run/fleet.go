@@ -36,6 +36,8 @@ type opened struct {
 	// told tells that Nomad knows. What a task has died of may be known here
 	// before.
 	told bool
+	// missing is since when the node does not list the device, zero if it does.
+	missing time.Time
 }
 
 // place is where a device is.
@@ -275,13 +277,11 @@ func (f *fleet) takeIn(ctx context.Context, n failover.Node) error {
 		f.confirm(x)
 		changed = true
 	}
-	for _, d := range n.Devices {
-		if d.Healthy && f.recovered(place{n.ID, d.ID}) {
-			if err := f.end(ctx, place{n.ID, d.ID}); err != nil {
-				return err
-			}
-			changed = true
+	for _, p := range f.over(n) {
+		if err := f.end(ctx, p); err != nil {
+			return err
 		}
+		changed = true
 	}
 	f.mu.Lock()
 	f.known[n.ID] = n
@@ -302,13 +302,34 @@ func (f *fleet) takeIn(ctx context.Context, n failover.Node) error {
 	return nil
 }
 
-// recovered reports whether a device that Nomad says is well has an incident that is
-// to end now.
-func (f *fleet) recovered(p place) bool {
+// over are a node's devices whose incidents end now: they are well, or were not
+// there for long.
+func (f *fleet) over(n failover.Node) []place {
+	there := make(map[string]failover.Device, len(n.Devices))
+	for _, d := range n.Devices {
+		there[d.ID] = d
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	o, ok := f.open[p]
-	return ok && (o.told || time.Since(o.at) > failover.HearsayTimeout)
+	var all []place
+	for p, o := range f.open {
+		if p.node != n.ID {
+			continue
+		}
+		d, listed := there[p.device]
+		switch {
+		case listed && d.Healthy && (o.told || time.Since(o.at) > failover.HearsayTimeout):
+			all = append(all, p)
+		case listed:
+			o.missing = time.Time{}
+		case o.missing.IsZero():
+			o.missing = time.Now()
+		case time.Since(o.missing) > failover.Gone:
+			all = append(all, p)
+		}
+		f.open[p] = o
+	}
+	return all
 }
 
 // begin opens a fault's incident, or changes the one that its device has.
