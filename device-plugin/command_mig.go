@@ -452,11 +452,14 @@ func migApplyCommand(ctx context.Context, args []string, stdout, stderr io.Write
 			return err
 		}
 		ended, err := a.run(ctx, m, progress)
-		if !o.json || ended == nil {
+		if !o.json {
 			return err
 		}
 		r := m.report()
 		for i := range r.Boards {
+			if ended == nil {
+				break // it was refused
+			}
 			t := ended.Boards[r.Boards[i].ID]
 			r.Boards[i].Phase, r.Boards[i].Reason = string(t.Phase), t.Reason
 		}

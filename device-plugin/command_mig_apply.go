@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -37,24 +38,10 @@ func (a migApply) run(ctx context.Context, m *migMachine, progress io.Writer) (*
 	if err := a.refuseBusy(m); err != nil {
 		return nil, err
 	}
-	dir, err := reslice.OpenDir(m.stateDir)
-	if err != nil {
+	dir, stored, err := a.store(m)
+	if errors.Is(err, fs.ErrPermission) {
 		return nil, fmt.Errorf("%w (run this as the user of the Nomad agent, or choose -state-dir)", err)
 	}
-	stored, err := dir.Update(func(s *reslice.State) error {
-		now := time.Now()
-		for _, b := range m.boards {
-			r := reslice.Request{Name: m.name, Layout: b.Layout, Evict: a.evict, Timeout: a.timeout, Reached: len(b.plan.Steps) == 0}
-			if !a.wait && !a.evict {
-				r.Timeout = busyPatience
-			}
-			s.Want(b.Board.ID, r, now)
-			if r.Reached {
-				s.Boards[b.Board.ID], _ = s.Boards[b.Board.ID].Next(&b.Board, now, reslice.Limits{})
-			}
-		}
-		return nil
-	})
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +57,29 @@ func (a migApply) run(ctx context.Context, m *migMachine, progress io.Writer) (*
 		err = failures(ended, m.boards)
 	}
 	return &ended, err
+}
+
+// store writes down what is wanted, of all boards or of none.
+func (a migApply) store(m *migMachine) (*reslice.Dir, reslice.State, error) {
+	dir, err := reslice.OpenDir(m.stateDir)
+	if err != nil {
+		return nil, reslice.State{}, err
+	}
+	stored, err := dir.Update(func(s *reslice.State) error {
+		now := time.Now()
+		for _, b := range m.boards {
+			r := reslice.Request{Name: m.name, Layout: b.Layout, Evict: a.evict, Timeout: a.timeout, Reached: len(b.plan.Steps) == 0}
+			if !a.wait && !a.evict {
+				r.Timeout = busyPatience
+			}
+			s.Want(b.Board.ID, r, now)
+			if r.Reached {
+				s.Boards[b.Board.ID], _ = s.Boards[b.Board.ID].Next(&b.Board, now, reslice.Limits{})
+			}
+		}
+		return nil
+	})
+	return dir, stored, err
 }
 
 // refuseBusy tells which boards are in use, if nobody wants to wait for them.
@@ -122,7 +132,7 @@ func (f *follower) follow(ctx context.Context, dir *reslice.Dir, s reslice.State
 		// A plugin does the work, since it keeps tasks away from the boards.
 		// It may end in the middle of it.
 		if pluginRuns(f.stateDir) {
-			if time.Since(start) > beginPatience && f.untouched(s) {
+			if time.Since(start) > beginPatience && f.notBegun(s) {
 				return s, fmt.Errorf("the plugin of this node has not begun within %s; the log of its Nomad agent may say why", beginPatience)
 			}
 		} else if err := w.begin(ctx, dir, c, f.boards); err != nil && !errors.Is(err, reslice.ErrHeld) {
@@ -142,9 +152,9 @@ func (f *follower) follow(ctx context.Context, dir *reslice.Dir, s reslice.State
 	}
 }
 
-// untouched reports whether nobody has looked at any of the boards yet.
-func (f *follower) untouched(s reslice.State) bool {
-	return !slices.ContainsFunc(f.boards, func(id string) bool { return s.Boards[id].Phase != reslice.Desired })
+// notBegun reports whether nobody has looked at one of the boards yet.
+func (f *follower) notBegun(s reslice.State) bool {
+	return slices.ContainsFunc(f.boards, func(id string) bool { return s.Boards[id].Phase == reslice.Desired })
 }
 
 // worker reconciles in this process, where no other does.

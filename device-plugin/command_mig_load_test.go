@@ -71,10 +71,13 @@ board "a100-40gb" { mig = ["7g.40gb"] }
 	asked := make(map[string]bool)
 	var moved []string
 	deadline := time.After(time.Minute)
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
 	for done := false; !done; {
 		select {
 		case groups = <-published:
 			done = offers(groups, "NVIDIA A100-SXM4-40GB MIG 1g.5gb")
+		case <-look.C:
 			for _, id := range leaving(t, dir) {
 				if asked[id] {
 					continue
