@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
 	"github.com/drover-ml/drover/device-plugin/mig"
@@ -317,5 +318,40 @@ func TestRun(t *testing.T) {
 		cancel()
 		<-stopped
 		w.check(t)
+	})
+}
+
+// TestRunWithTrouble has a driver that does not answer for a while: that is
+// logged once, and it goes on when it is over.
+func TestRunWithTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1)
+		over := time.Now().Add(5 * time.Minute)
+		before := w.Before
+		w.Before = func(c migtest.Call) error {
+			if time.Now().Before(over) {
+				return errors.New("driver and library differ")
+			}
+			return before(c)
+		}
+		var log strings.Builder
+		r, err := New(Config{Controller: w.Machine, Store: &w.store, Logger: hclog.New(&hclog.LoggerOptions{Output: &log})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.reconciler = r
+		w.want(Request{Name: "half", Layout: layoutOf(t, "3g.20gb")}, 0)
+		ctx, cancel := context.WithCancel(t.Context())
+		stopped := make(chan struct{})
+		go func() { defer close(stopped); r.Run(ctx) }()
+		time.Sleep(6 * time.Minute)
+		cancel()
+		<-stopped
+		if n := strings.Count(log.String(), "driver and library differ"); n != 1 {
+			t.Errorf("it is logged %d times:\n%s", n, log.String())
+		}
+		if w.task(0).Phase != Done || !strings.Contains(log.String(), "can be worked on again") {
+			t.Errorf("%s; logged:\n%s", w.task(0).Phase, log.String())
+		}
 	})
 }
