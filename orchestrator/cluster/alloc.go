@@ -7,6 +7,8 @@ import (
 
 	"github.com/hashicorp/nomad/api"
 
+	"github.com/drover-ml/drover/internal/gpustatus"
+	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
@@ -71,14 +73,15 @@ func fromEvent(a *run.Alloc, e *api.TaskEvent) {
 		if step, err := strconv.ParseInt(e.Details["step"], 10, 64); err == nil && strings.HasPrefix(message, resumedMessage) {
 			a.ResumedFrom = &step
 		}
-		a.Events = append(a.Events, run.TaskEvent{Time: time.Unix(0, e.Time).UTC(), Message: message})
+		a.Events = append(a.Events, run.TaskEvent{Time: time.Unix(0, e.Time).UTC(), Message: message, Fault: fromFault(a, e.Details)})
 	case api.TaskTerminated:
 		a.ExitCode, a.Signal = new(intOf(e.Details["exit_code"], e.ExitCode)), intOf(e.Details["signal"], e.Signal)
 		a.OOM = e.Details["oom_killed"] == "true"
 		if m := e.Details["exit_message"]; m != "" {
 			a.Problem = m
 		}
-	case api.TaskSetupFailure, api.TaskDriverFailure, api.TaskFailedValidation, "Failed Artifact Download":
+	// A device plugin's refusal is a failed hook.
+	case api.TaskSetupFailure, api.TaskDriverFailure, api.TaskFailedValidation, "Failed Artifact Download", "Task hook failed":
 		for _, m := range []string{e.Details["driver_error"], e.Details["setup_error"], e.Details["validation_error"], e.Details["download_error"], message} {
 			if m = strings.TrimSpace(m); m != "" {
 				a.Problem = m
@@ -86,6 +89,19 @@ func fromEvent(a *run.Alloc, e *api.TaskEvent) {
 			}
 		}
 	}
+}
+
+// fromFault is the fault of a GPU that the ml driver tells of, nil if it tells
+// of something else.
+func fromFault(a *run.Alloc, details map[string]string) *failover.Fault {
+	f := failover.Fault{
+		NodeID: a.NodeID, NodeName: a.NodeName, Index: a.Created,
+		Device: details["gpu"], Reason: details["reason"], Action: gpustatus.Action(details["action"]),
+	}
+	if f.Device == "" || f.Reason == "" || f.Action == "" {
+		return nil
+	}
+	return &f
 }
 
 func intOf(text string, otherwise int) int {

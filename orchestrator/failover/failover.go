@@ -28,9 +28,8 @@ const (
 	// ends: slices are when a GPU is cut anew, all devices for a moment when a
 	// plugin starts.
 	Gone = 10 * time.Minute
-	// HearsayTimeout is how long the attempt after a failed GPU waits until
-	// Nomad knows of the failure, too: until then Nomad might place it there.
-	// Nomad's clients collect what has changed for 5 to 10 s.
+	// HearsayTimeout is how long a driver's word on a GPU counts while Nomad
+	// says nothing of it. Its clients collect what has changed for 5 to 10 s.
 	HearsayTimeout = 20 * time.Second
 )
 
@@ -78,6 +77,9 @@ func (n Node) Faults() []Fault {
 	}
 	return faults
 }
+
+// Worse reports whether f asks for more than g.
+func (f Fault) Worse(g Fault) bool { return severity[f.Action] > severity[g.Action] }
 
 // Same reports whether two faults are the same, whenever they were told.
 func (f Fault) Same(g Fault) bool {

@@ -46,6 +46,8 @@ type Identity struct {
 	Attempt   int  // from 1
 	Workspace string
 	Pipeline  string
+	// Avoid are the IDs of devices that the attempt must not get.
+	Avoid []string
 }
 
 // JobID is the ID of the job that runs an attempt, from 1, of a step or (with

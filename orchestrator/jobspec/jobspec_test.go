@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -155,6 +156,34 @@ func TestJobs(t *testing.T) {
 				t.Errorf("%s differs (-want +got):\n%s", path, diff)
 			}
 		})
+	}
+}
+
+// Nomad keeps an attempt from the devices that it must avoid, and an attempt
+// without devices has nothing to avoid.
+func TestAvoidedDevices(t *testing.T) {
+	id := identity()
+	id.Avoid = []string{"GPU-a", "GPU-b"}
+	for name, task := range map[string]pipeline.Task{"without devices": minimal(), "with devices": training()} {
+		job, err := jobspec.Task(id, task, cluster)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var avoided []string
+		for _, d := range job.TaskGroups[0].Tasks[0].Resources.Devices {
+			for _, c := range d.Constraints {
+				if c.LTarget == "${device.ids}" && c.Operand == "!=" {
+					avoided = append(avoided, c.RTarget)
+				}
+			}
+		}
+		want := id.Avoid
+		if task.Resources.GPU == nil {
+			want = nil
+		}
+		if !slices.Equal(avoided, want) {
+			t.Errorf("%s: avoids %v, want %v", name, avoided, want)
+		}
 	}
 }
 

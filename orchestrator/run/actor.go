@@ -88,8 +88,6 @@ type attempt struct {
 	// when the newest one was; looking that it is looked for, looked when it was.
 	askedFor, looking bool
 	sealed, looked    time.Time
-	// hearsay tells that it ended of a fault of which Nomad may not know.
-	hearsay bool
 }
 
 // message is something that an actor is told.

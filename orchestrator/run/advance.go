@@ -523,10 +523,11 @@ func (a *actor) job(at *attempt) (*api.Job, error) {
 	if n.Kind == pipeline.KindEndpoint {
 		return a.revision(at, *at.Deployment)
 	}
-	return jobspec.Task(jobspec.Identity{
-		Run: string(a.state.ID), Node: n.ID, Trial: at.Trial, Attempt: at.Number,
-		Workspace: a.state.Workspace, Pipeline: a.state.Pipeline,
-	}, *spec, a.engine.config.JobCluster)
+	id := a.identity(at)
+	for _, f := range at.Avoid {
+		id.Avoid = append(id.Avoid, f.Device)
+	}
+	return jobspec.Task(id, *spec, a.engine.config.JobCluster)
 }
 
 // revision makes the job of an endpoint's revision.

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/problem"
@@ -35,11 +34,7 @@ func (a *actor) try(t *task, notBefore time.Time) {
 		at.JobID = jobspec.JobID(string(a.state.ID), n.ID, at.Trial, at.Number)
 		at.Prepared = true
 	}
-	for _, before := range a.moved(t) {
-		if before.hearsay {
-			at.Hearsay, at.HearsayUntil = &before.Move.Fault, now().Add(failover.HearsayTimeout)
-		}
-	}
+	at.Avoid = a.avoid(t)
 	t.attempts = append(t.attempts, at)
 	a.open[at.JobID] = at
 	a.engine.subscribe(at.JobID, a)
@@ -59,13 +54,13 @@ func (a *actor) pump() {
 		}
 		at.checkTimeout(a)
 		a.leaveDevices(at)
+		a.placeAgain(at)
 		switch {
 		case at.Stopping != "" && !at.stopped:
 			a.stop(at)
 		case at.Stopping != "": // the allocation's end comes as news
 		case now().Before(at.NotBefore):
 			a.wake(at.NotBefore)
-		case !at.Registered && !a.hears(at):
 		case !at.Prepared:
 			a.prepare(at)
 		case !at.Registered:
@@ -612,6 +607,7 @@ func (a *actor) taskEvents(at *attempt, alloc *Alloc) {
 		}
 		newest = max(newest, ns)
 		a.event(Event{Type: "task", Node: at.Node, Trial: at.Trial, Phase: at.Phase, Message: e.Message})
+		a.listen(at, e)
 	}
 	if newest != at.TaskEvents {
 		at.TaskEvents = newest

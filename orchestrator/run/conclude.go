@@ -150,6 +150,9 @@ func (a *actor) conclude(at *attempt, o outcome) {
 	if o.Loss != nil {
 		a.lose(at, &o)
 	}
+	if at.Again && o.Phase == Failed {
+		o.Free, at.Moved = true, true
+	}
 	at.Phase, at.Reason, at.Free = o.Phase, o.Reason, o.Free
 	a.endMove(at)
 	at.ExitCode, at.Signal, at.OOM, at.LogTail = o.ExitCode, o.Signal, o.OOM, o.LogTail
@@ -230,6 +233,11 @@ func (a *actor) retryTask(t *task, at *attempt) {
 	var notBefore time.Time
 	if spec, err := a.spec(t); err == nil && !at.Free && spec.Retry.Delay > 0 {
 		notBefore = now().Add(spec.Retry.Delay)
+	}
+	if at.Moved && at.Started == nil && !at.Again {
+		// The driver has refused the device. A Nomad that does not keep the
+		// attempt off it would give it out again until it knows.
+		notBefore = now().Add(failover.HearsayTimeout / 2)
 	}
 	reason := fmt.Sprintf("attempt %d failed: %s; trying again", at.Number, at.Reason)
 	if at.Moved {

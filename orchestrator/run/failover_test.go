@@ -290,7 +290,7 @@ func cmpOr(a, b string) string {
 
 // The driver ends a task whose GPU is gone by itself, perhaps before Nomad
 // knows: that is the same incident, no failure of the task's own, and the next
-// attempt waits until Nomad knows.
+// attempt does not get that GPU, though Nomad would give it out.
 func TestDriverEndsATaskWithItsGPU(t *testing.T) {
 	w := newWorld(t)
 	w.open(nil)
@@ -309,13 +309,10 @@ func TestDriverEndsATaskWithItsGPU(t *testing.T) {
 	id := w.submit(trains)
 	w.until(id, "step.train running", reaches("step.train", run.Running))
 	close(die)
-	w.until(id, "the wait", func(e run.Event) bool {
-		return e.Message == "waits until Nomad knows that GPU-a on node n1 has failed"
-	})
-	w.cluster.SetHealth("GPU-a", xid79(gpustatus.End))
 	w.until(id, "the wait for another GPU", func(e run.Event) bool {
 		return strings.HasSuffix(e.Message, "1 node exhausted on devices; it was moved off GPU-a on node n1: Xid 79: GPU has fallen off the bus")
 	})
+	w.cluster.SetHealth("GPU-a", xid79(gpustatus.End))
 	w.cluster.AddGPU("n1", "GPU-b")
 	close(tr.end)
 	r := w.wait(id)
@@ -325,6 +322,35 @@ func TestDriverEndsATaskWithItsGPU(t *testing.T) {
 	}
 	if all := w.incidents(); len(all) != 1 || len(all[0].Affected) != 1 || all[0].Affected[0].Phase != failover.Resumed || all[0].Board != "Pretend GPU" {
 		t.Errorf("incidents = %+v", all)
+	}
+}
+
+// A task that waits for another GPU than the one that failed gets that one, once
+// it is in service again.
+func TestAvoidedDeviceReturns(t *testing.T) {
+	w := newWorld(t)
+	w.open(nil)
+	w.cluster.AddGPU("n1", "GPU-a")
+	tr := newTrainer(w)
+	w.task("step.train", func(x clustertest.Task) clustertest.Exit {
+		if x.Meta("drover.attempt") != "1" {
+			return tr.train(x)
+		}
+		tr.begin(x)
+		return clustertest.Exit{Code: 1, Error: gpustatus.TaskError(gpustatus.Device{ID: "GPU-a", Reason: "gone"}).Error()}
+	})
+	close(tr.end)
+	id := w.submit(trains)
+	w.until(id, "the wait for another GPU", func(e run.Event) bool {
+		return strings.Contains(e.Message, "1 node exhausted on devices")
+	})
+	w.cluster.SetHealth("GPU-a", xid79(gpustatus.End))
+	eventually(t, "Nomad's word on the GPU", func() bool { return w.incidents()[0].Reason != "gone" })
+	w.cluster.SetHealth("GPU-a", "")
+	r := w.wait(id)
+	train := node(r, "step.train")
+	if r.Phase != run.Succeeded || len(train.Attempts) != 3 || !train.Attempts[1].Moved {
+		t.Errorf("%s", describe(r))
 	}
 }
 

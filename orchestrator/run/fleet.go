@@ -69,9 +69,14 @@ func (f *fleet) note(i failover.Incident, at time.Time) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.drop(place{i.NodeID, i.Device})
+	p := place{i.NodeID, i.Device}
+	o, known := f.open[p]
+	if !known {
+		o = opened{incident: i.ID, at: at}
+	}
+	f.drop(p)
 	f.faults = append(f.faults, i.Fault)
-	f.open[place{i.NodeID, i.Device}] = opened{incident: i.ID, at: at}
+	f.open[p] = o
 }
 
 // confirm notes that Nomad tells of a fault, and reports whether it is for the
@@ -134,11 +139,28 @@ func (f *fleet) hearsay(nodeID, device string) bool {
 	return ok && !o.told
 }
 
-// index is that of a node's state as it was last taken in.
-func (f *fleet) index(nodeID string) uint64 {
+// isOpen reports whether a device has a fault.
+func (f *fleet) isOpen(nodeID, device string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.known[nodeID].Index
+	_, ok := f.open[place{nodeID, device}]
+	return ok
+}
+
+// listen takes in what a driver tells of a task's device: Nomad's clients tell
+// of it seconds later. What Nomad knows already, it knows better.
+func (f *fleet) listen(ctx context.Context, x failover.Fault) (incident string, err error) {
+	known, incident := f.worst(x.NodeID, []string{x.Device}, 0)
+	if known != nil && !x.Worse(*known) {
+		return incident, nil
+	}
+	if known != nil {
+		x.Board = known.Board
+	}
+	if incident, err = f.begin(ctx, x); err == nil {
+		f.engine.broadcast(ailing{})
+	}
+	return incident, err
 }
 
 // hear takes news of a node, to be looked at by run.

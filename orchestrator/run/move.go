@@ -202,16 +202,10 @@ func (e *Engine) loss(ctx context.Context, o outcome, leaving bool, alloc *Alloc
 		if !ok {
 			return nil, nil
 		}
-		known, incident := e.fleet.worst(alloc.NodeID, []string{f.Device}, 0)
-		if known == nil {
-			f.Index = e.fleet.index(alloc.NodeID)
-			var err error
-			if incident, err = e.fleet.begin(ctx, f); err != nil {
-				return nil, err
-			}
-			e.broadcast(ailing{}) // others may have the device, too
-		} else {
-			f.Board = known.Board
+		f.Index = alloc.Created
+		incident, err := e.fleet.listen(ctx, f)
+		if err != nil {
+			return nil, err
 		}
 		l.fault, l.incident = &f, incident
 	}
@@ -243,7 +237,6 @@ func (a *actor) lose(at *attempt, o *outcome) {
 			a.beginMove(at, *l.fault, l.incident, failover.Leaving)
 		}
 		at.Move.Fault = *l.fault
-		at.hearsay = a.engine.fleet.hearsay(l.fault.NodeID, l.fault.Device)
 	}
 	r := l.remains
 	r.Reached = a.reached(at, o.Points)
@@ -320,18 +313,41 @@ func (a *actor) moved(t *task) []*attempt {
 	return all
 }
 
-// hears reports whether an attempt may be registered: Nomad knows of the fault
-// that the one before it ended of, or has had the time to hear.
-func (a *actor) hears(at *attempt) bool {
-	f := at.Hearsay
-	if f == nil {
-		return true
+// avoid are the devices that the next attempt at a task must not get, though
+// Nomad would give them out.
+func (a *actor) avoid(t *task) []failover.Fault {
+	var all []failover.Fault
+	for _, before := range a.moved(t) {
+		if f := before.Move.Fault; a.engine.fleet.hearsay(f.NodeID, f.Device) {
+			all = append(all, f)
+		}
 	}
-	if !now().Before(at.HearsayUntil) || !a.engine.fleet.hearsay(f.NodeID, f.Device) {
-		a.explain(at, f.Why())
-		return true
+	return all
+}
+
+// placeAgain stops an attempt that waits for a place and avoids a device that
+// is well again. The next one may have it.
+func (a *actor) placeAgain(at *attempt) {
+	if !at.Registered || at.alloc != nil || at.Stopping != "" {
+		return
 	}
-	a.explain(at, fmt.Sprintf("waits until Nomad knows that %s on node %s has failed", f.Device, f.NodeName))
-	a.wake(at.HearsayUntil)
-	return false
+	for _, f := range at.Avoid {
+		if !a.engine.fleet.isOpen(f.NodeID, f.Device) {
+			at.Again = true
+			a.halt(at, fmt.Sprintf("%s on node %s is in service again: it may have that now", f.Device, f.NodeName))
+			return
+		}
+	}
+}
+
+// listen has what a driver tells of a task's device taken in. Old news may be
+// over.
+func (a *actor) listen(at *attempt, e TaskEvent) {
+	if e.Fault == nil || time.Since(e.Time) > failover.HearsayTimeout {
+		return
+	}
+	a.call(at, func(ctx context.Context) (message, error) {
+		_, err := a.engine.fleet.listen(ctx, *e.Fault)
+		return ailing{}, err
+	})
 }

@@ -122,10 +122,11 @@ type AttemptState struct {
 	Deployment *registry.Deployment
 	// Move is how the attempt leaves a device that fails.
 	Move *failover.Move
-	// Hearsay is the fault that the attempt before this one ended of, if Nomad
-	// may not know of it yet, and HearsayUntil how long to wait for that.
-	Hearsay      *failover.Fault
-	HearsayUntil time.Time
+	// Avoid are faults that attempts before this one have ended of and that
+	// Nomad did not know of: this one must not get their devices.
+	Avoid []failover.Fault
+	// Again tells that it is being stopped to be placed without Avoid.
+	Again bool
 }
 
 // Change is one transition of a run. Nil and empty fields leave what is there.
@@ -335,4 +336,7 @@ func (a *Alloc) Ended() bool {
 type TaskEvent struct {
 	Time    time.Time
 	Message string
+	// Fault is that of the task's device that the driver tells of, nil for
+	// another message.
+	Fault *failover.Fault
 }

@@ -85,7 +85,7 @@ func faultsOf(devices []string, status gpustatus.Status) []gpustatus.Device {
 func (s *supervisor) loseGPU(f gpustatus.Device, end *ending) (grace, later time.Duration) {
 	key := fmt.Sprintf("gpu-%s-%s-%d", f.ID, f.Action, f.Since.Unix())
 	tell := func(message string) {
-		s.event(key, message, map[string]string{"gpu": f.ID, "action": string(f.Action)})
+		s.event(key, message, map[string]string{"gpu": f.ID, "action": string(f.Action), "reason": f.Reason})
 	}
 	switch f.Action {
 	case gpustatus.End:

@@ -303,7 +303,7 @@ func (c *Cluster) place(j *job) {
 		Created: c.index, JobVersion: j.version, Client: "pending", Desired: "run",
 	}}
 	if n := asked(j.spec); n > 0 {
-		for _, g := range c.free(n) {
+		for _, g := range c.free(j.spec) {
 			g.holder = a
 			a.NodeID, a.NodeName, a.Devices = g.node, g.node, append(a.Devices, g.device.ID)
 		}
@@ -321,7 +321,7 @@ func (c *Cluster) waits(j *job) string {
 	if len(j.spec.Constraints) > 0 {
 		return "1 node filtered by " + j.spec.Constraints[0].LTarget
 	}
-	if n := asked(j.spec); c.full == "" && n > 0 && c.free(n) == nil {
+	if n := asked(j.spec); c.full == "" && n > 0 && c.free(j.spec) == nil {
 		return "1 node exhausted on devices"
 	}
 	return c.full

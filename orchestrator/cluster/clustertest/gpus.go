@@ -75,11 +75,25 @@ func asked(spec *api.Job) int {
 	return 0
 }
 
-// free finds so many free and healthy GPUs of one node, nil if there are none.
-func (c *Cluster) free(count int) []*gpu {
+// avoids reports whether a job's constraints keep it from a device.
+func avoids(spec *api.Job, id string) bool {
+	for _, d := range spec.TaskGroups[0].Tasks[0].Resources.Devices {
+		for _, c := range d.Constraints {
+			if c.LTarget == "${device.ids}" && c.Operand == "!=" && c.RTarget == id {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// free finds as many free and healthy GPUs of one node as a job asks for, nil if
+// there are none.
+func (c *Cluster) free(spec *api.Job) []*gpu {
+	count := asked(spec)
 	byNode := map[string][]*gpu{}
 	for _, g := range c.gpus {
-		if g.device.Healthy && (g.holder == nil || g.holder.Ended()) {
+		if g.device.Healthy && (g.holder == nil || g.holder.Ended()) && !avoids(spec, g.device.ID) {
 			if byNode[g.node] = append(byNode[g.node], g); len(byNode[g.node]) == count {
 				return byNode[g.node]
 			}
