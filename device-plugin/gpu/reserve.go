@@ -38,7 +38,10 @@ func (o Offer) Select(ids []ID) ([]Device, error) {
 		case !ok:
 			problems = append(problems, fmt.Errorf("reserving %s: %w", id, ErrUnknownGPU))
 		case !d.Fault.OK():
-			problems = append(problems, fmt.Errorf("reserving %s: %w: %s", id, ErrUnhealthyGPU, d.Fault.Reason))
+			// Worded as the driver words it, so that whoever schedules the task
+			// knows that this is not its own doing.
+			failed := gpustatus.TaskError(gpustatus.Device{ID: string(id), Reason: d.Fault.Reason})
+			problems = append(problems, fmt.Errorf("reserving %s: %w: %w", id, ErrUnhealthyGPU, failed))
 		}
 	}
 	if len(problems) > 0 {

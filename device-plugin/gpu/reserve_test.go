@@ -82,7 +82,7 @@ func TestReserve(t *testing.T) {
 		},
 		{name: "nothing", want: &device.Reservation{Env: map[string]string{}}},
 		{name: "unknown", ids: []gpu.ID{"GPU-0", "GPU-9"}, wantErr: gpu.ErrUnknownGPU, says: "GPU-9"},
-		{name: "unhealthy", ids: []gpu.ID{"GPU-3"}, wantErr: gpu.ErrUnhealthyGPU, says: "GPU-3: the GPU is unhealthy: Xid 79"},
+		{name: "unhealthy", ids: []gpu.ID{"GPU-3"}, wantErr: gpu.ErrUnhealthyGPU, says: "GPU-3: the GPU is unhealthy: GPU failed: GPU-3: Xid 79"},
 		{
 			name:    "unhealthy, as others know",
 			overlay: gpu.Overlay{Faults: map[gpu.ID]gpu.Fault{"GPU-2": {Reason: "ECC"}}},
