@@ -93,17 +93,23 @@ func breakGPU(ctx context.Context, t lab.T, c lab.Cluster, p *lab.Platform, id r
 	before := countStarts(t, marks, step)
 	start := time.Now()
 	c.ScriptGPUs(at.NodeName, fmt.Sprintf("fault %q {\n  xid = %d\n}\n", at.Devices[0], xid))
-	if err := awaitUnhealthy(ctx, c.Client(), at.NodeName, at.Devices[0]); err != nil {
-		t.Fatal(err)
-	}
-	known = time.Since(start)
+	told := make(chan error, 1)
+	go func() { // the driver tells sooner than Nomad's client
+		err := awaitUnhealthy(ctx, c.Client(), at.NodeName, at.Devices[0])
+		known = time.Since(start)
+		told <- err
+	}()
 	lab.Eventually(t, string(step)+" goes on", func() string {
 		if countStarts(t, marks, step) == before {
 			return "it has not: " + p.Node(id, step).Reason
 		}
 		return ""
 	})
-	return known, time.Since(start)
+	resumed = time.Since(start)
+	if err := <-told; err != nil {
+		t.Fatal(err)
+	}
+	return known, resumed
 }
 
 func countStarts(t lab.T, marks string, step pipeline.NodeID) int {
