@@ -104,7 +104,8 @@ const maxScript = 1 << 20
 
 // ScriptGPUs replaces all that goes wrong with a node's simulated GPUs by a
 // script, as the device plugin's documentation describes it: times in it count
-// from now. "" heals them.
+// from now. "" ends what goes wrong; a GPU that needs a reset gets one from a
+// reset block.
 func (c *Cluster) ScriptGPUs(node, script string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -36,7 +36,7 @@ type Cluster interface {
 	// KillNode is a power failure of one node: everything on it is gone.
 	KillNode(name string)
 	// ScriptGPUs replaces what goes wrong with a node's simulated GPUs: the
-	// content of the device plugin's fault file. "" heals them.
+	// content of the device plugin's fault file.
 	ScriptGPUs(node, script string)
 	// GPUState is the folder in which a node's device plugin keeps its state.
 	GPUState(node string) string
