@@ -1,0 +1,28 @@
+// Package queue decides who is admitted, who waits and why, and who has to make
+// room.
+//
+// It is pure: a [Snapshot] of queues, quotas and jobs goes in, a [Plan] comes
+// out. There is no clock, no I/O and no randomness in it. A [State] is a snapshot
+// kept ready for the next decision, so that a pass after one change costs little;
+// its plans are those of a state opened anew from [State.Snapshot].
+//
+// The run engine does not use it yet: steps go to the cluster without a quota or
+// an order. Placement is behind [Places]; [Counting] is a simple one.
+//
+// What it promises:
+//   - Usage that it admits stays within quota and limits at every level of the
+//     cohorts. Work that Drover did not submit is counted, and may exceed them.
+//   - A gang has a place for its least number of members, or holds nothing.
+//   - The first job of a tree of cohorts that cannot start has a reservation.
+//     Nothing that is started later in the order delays it, as long as jobs end
+//     within their declared run times.
+//   - Victims are preemptible, past their minimum run time, and either of lower
+//     priority in the same queue or of a part of the tree that is over its quota
+//     while the preemptor's stays within its own. What they leave is kept for the
+//     preemptor.
+//   - Each waiting job has exactly one reason.
+//
+// Absent, so far: growing and shrinking of running gangs, eviction between queues
+// that both borrow, alternatives of flavor, GPU-hour budgets, scheduled quotas,
+// learned run times.
+package queue

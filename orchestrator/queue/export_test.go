@@ -1,0 +1,13 @@
+package queue
+
+// Sound reports whether no node holds more than it has.
+func (c *Counting) Sound() bool {
+	for _, p := range c.pools {
+		for _, a := range p.free {
+			if a < 0 {
+				return false
+			}
+		}
+	}
+	return true
+}

@@ -1,0 +1,176 @@
+package queue
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// JobID names a job.
+type JobID string
+
+// Job is work that is admitted as a whole: one task, or a gang of members that
+// start together.
+type Job struct {
+	ID        JobID
+	Queue     QueueID
+	Submitted time.Time
+	// Queued is when it last began to wait; zero: Submitted.
+	Queued time.Time
+	// Priority orders jobs of a queue; a higher one may evict lower ones that are
+	// preemptible.
+	Priority    int
+	Preemptible bool
+	// Each is what a member needs, on one node.
+	Each Resources
+	// Min and Max are how many members it starts with. Zero: Min is 1, Max is Min.
+	Min, Max int
+	// RunTime is how long it runs at most, as far as is known; zero: the policy's.
+	RunTime time.Duration
+	// Evictions is how often it had to make room.
+	Evictions int
+	// Foreign work is not Drover's: it is counted and never stopped, and nobody
+	// knows when it ends.
+	Foreign bool
+}
+
+// Run is what a running job holds.
+type Run struct {
+	Started time.Time
+	// Checkpoint is when the newest checkpoint was sealed; zero: there is none, and
+	// all work since Started would be lost.
+	Checkpoint time.Time
+	Members    int
+	Place      Place
+	// Leaving is set when it was asked to make room, or cancelled. It holds what it
+	// has until it is gone.
+	Leaving bool
+}
+
+// Running is a job with what it holds.
+type Running struct {
+	Job
+	Run Run
+}
+
+// part is an amount a member of a flavor by its index.
+type part struct {
+	flavor int
+	each   Amount
+}
+
+// entry is a job in a state.
+type entry struct {
+	Job
+	node  int // of its queue
+	parts []part
+	kind  *kind // while it waits, unless it has a claim
+	run   *Run
+	claim bool
+}
+
+// kind is the waiting jobs of a queue that differ in age alone: if one cannot
+// start, neither can the ones behind it.
+type kind struct {
+	key  kindKey
+	jobs []*entry // by age
+	// What the last pass found.
+	pass   uint64
+	next   int    // the jobs before it start, or make others leave
+	reason Reason // of those that wait
+}
+
+type kindKey struct {
+	node, priority, min, max int
+	preemptible              bool
+	runTime                  time.Duration
+	shape                    string
+}
+
+// older orders jobs by age, and by ID among equals, so that order does not depend
+// on how a state came about.
+func older(a, b *entry) int {
+	if c := a.Submitted.Compare(b.Submitted); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.ID, b.ID)
+}
+
+// newEntry checks j and completes it.
+func (s *State) newEntry(j Job) (*entry, error) {
+	node, ok := s.tree.queues[j.Queue]
+	if !ok {
+		return nil, fmt.Errorf("%w job %q: there is no queue %q", ErrInvalid, j.ID, j.Queue)
+	}
+	if _, twice := s.jobs[j.ID]; twice || j.ID == "" {
+		return nil, fmt.Errorf("%w job %q: IDs are not empty, and used once", ErrInvalid, j.ID)
+	}
+	if len(s.jobs) >= MaxJobs {
+		return nil, fmt.Errorf("%w job %q: there are %d jobs already", ErrInvalid, j.ID, MaxJobs)
+	}
+	if j.Min == 0 {
+		j.Min = 1
+	}
+	if j.Max == 0 {
+		j.Max = j.Min
+	}
+	if j.Min < 1 || j.Max < j.Min {
+		return nil, fmt.Errorf("%w job %q: %d to %d members", ErrInvalid, j.ID, j.Min, j.Max)
+	}
+	if j.RunTime < 0 || j.Evictions < 0 {
+		return nil, fmt.Errorf("%w job %q: run time %s, %d evictions", ErrInvalid, j.ID, j.RunTime, j.Evictions)
+	}
+	if j.RunTime == 0 {
+		j.RunTime = s.policy.RunTime
+	}
+	if j.Queued.IsZero() {
+		j.Queued = j.Submitted
+	}
+	e := &entry{Job: j, node: node}
+	for f, a := range j.Each {
+		i, ok := s.tree.index[f]
+		if !ok && a > 0 {
+			return nil, fmt.Errorf("%w job %q: nobody has a quota of %s", ErrInvalid, j.ID, f)
+		}
+		if _, err := times(a, j.Max); err != nil {
+			return nil, fmt.Errorf("job %q, %s: %w", j.ID, f, err)
+		}
+		if a > 0 {
+			e.parts = append(e.parts, part{i, a})
+		}
+	}
+	slices.SortFunc(e.parts, func(a, b part) int { return cmp.Compare(a.flavor, b.flavor) })
+	return e, nil
+}
+
+func (e *entry) kindKey() kindKey {
+	var shape strings.Builder
+	for _, p := range e.parts {
+		fmt.Fprintf(&shape, "%d:%d ", p.flavor, p.each)
+	}
+	return kindKey{e.node, e.Priority, e.Min, e.Max, e.Preemptible, e.RunTime, shape.String()}
+}
+
+// ends is when it has ended at the latest; false: nobody knows.
+func (e *entry) ends() (time.Time, bool) { return e.run.Started.Add(e.RunTime), !e.Foreign }
+
+// lost is the work that is done again if it is stopped now: thousandths of GPUs
+// times seconds since the newest checkpoint.
+func (e *entry) lost(now time.Time) float64 {
+	since := e.run.Started
+	if e.run.Checkpoint.After(since) {
+		since = e.run.Checkpoint
+	}
+	return e.size() * max(0, now.Sub(since).Seconds())
+}
+
+// size is what it holds, over all flavors.
+func (e *entry) size() float64 {
+	var held Amount
+	for _, p := range e.parts {
+		held += p.each * Amount(e.run.Members)
+	}
+	return float64(held)
+}

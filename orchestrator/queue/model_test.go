@@ -1,0 +1,303 @@
+package queue_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/drover-ml/drover/orchestrator/queue"
+)
+
+// cluster is a random tree of cohorts, and nodes that hold as much as its quotas.
+func cluster(t *rapid.T) (queue.Snapshot, func() queue.Places) {
+	var s queue.Snapshot
+	total := 0
+	quotas := func(label string) map[queue.Flavor]queue.Quota {
+		n := rapid.IntRange(0, 4).Draw(t, label)
+		total += n
+		q := queue.Quota{Nominal: queue.Amount(n) * queue.One}
+		if rapid.Bool().Draw(t, label+" borrows less") {
+			q.BorrowingLimit = limit(rapid.IntRange(0, 3).Draw(t, label+" borrowing"))
+		}
+		if rapid.Bool().Draw(t, label+" lends less") {
+			q.LendingLimit = limit(rapid.IntRange(0, 3).Draw(t, label+" lending"))
+		}
+		return map[queue.Flavor]queue.Quota{gpu: q}
+	}
+	for i := range rapid.IntRange(1, 3).Draw(t, "cohorts") {
+		c := queue.Cohort{Name: fmt.Sprint("c", i), Quotas: quotas("cohort")}
+		if i > 0 && rapid.Bool().Draw(t, "nested") {
+			c.Parent = fmt.Sprint("c", rapid.IntRange(0, i-1).Draw(t, "parent"))
+		}
+		s.Cohorts = append(s.Cohorts, c)
+	}
+	for i := range rapid.IntRange(1, 4).Draw(t, "queues") {
+		s.Queues = append(s.Queues, queue.Queue{
+			ID: queue.QueueID(fmt.Sprint("q", i)), Quotas: quotas("queue"), Strict: rapid.Bool().Draw(t, "strict"),
+			Cohort: fmt.Sprint("c", rapid.IntRange(0, len(s.Cohorts)-1).Draw(t, "cohort")),
+		})
+	}
+	s.Policy = queue.Policy{
+		HalfLife:        time.Duration(rapid.IntRange(0, 2).Draw(t, "half-life")) * time.Hour,
+		Aging:           time.Duration(rapid.IntRange(0, 1).Draw(t, "aging")) * time.Hour,
+		Patience:        20 * time.Hour,
+		MinRunTime:      time.Duration(rapid.IntRange(0, 1).Draw(t, "min run time")) * 10 * time.Minute,
+		PreemptionDelay: time.Duration(rapid.IntRange(0, 1).Draw(t, "delay")) * 5 * time.Minute,
+		MaxEvictions:    2,
+	}
+	each := rapid.IntRange(1, 4).Draw(t, "node")
+	return s, func() queue.Places { return nodes((total+each-1)/each, each) }
+}
+
+// model follows a state with naive books of its own.
+type model struct {
+	*rapid.T
+	snap     queue.Snapshot
+	places   func() queue.Places
+	state    *queue.State
+	now      time.Time
+	jobs     map[queue.JobID]queue.Job
+	running  map[queue.JobID]queue.Start
+	started  map[queue.JobID]time.Time
+	leaving  map[queue.JobID]bool
+	evicted  map[queue.JobID]int
+	promised map[queue.JobID]time.Time
+	next     int
+}
+
+func (m *model) submit() {
+	j := job(fmt.Sprintf("j%04d", m.next), string(rapid.SampledFrom(m.snap.Queues).Draw(m.T, "queue").ID), rapid.IntRange(1, 3).Draw(m.T, "gpus"))
+	m.next++
+	j.Submitted = m.now
+	j.Priority = rapid.IntRange(0, 2).Draw(m.T, "priority")
+	j.Preemptible = rapid.Bool().Draw(m.T, "preemptible")
+	j.Min = rapid.IntRange(1, 3).Draw(m.T, "min")
+	j.Max = j.Min + rapid.IntRange(0, 1).Draw(m.T, "more")
+	j.RunTime = time.Duration(rapid.IntRange(1, 4).Draw(m.T, "run time")) * 15 * time.Minute
+	var refused *queue.Refusal
+	if err := m.state.Submit(j); errors.As(err, &refused) {
+		if refused.Reason.Code != queue.TooLarge {
+			m.Fatalf("refused: %v", err)
+		}
+		return
+	} else if err != nil {
+		m.Fatal(err)
+	}
+	m.jobs[j.ID] = j
+	clear(m.promised) // who comes first may have changed
+}
+
+// pass lets time pass until the next job ends, at most an hour, and ends it.
+func (m *model) pass() {
+	d := time.Duration(rapid.IntRange(0, 12).Draw(m.T, "minutes")) * 5 * time.Minute
+	m.now = m.now.Add(d)
+	for _, id := range slices.Sorted(maps.Keys(m.running)) {
+		if !m.started[id].Add(m.jobs[id].RunTime).After(m.now) {
+			m.end(id)
+		}
+	}
+}
+
+func (m *model) end(id queue.JobID) {
+	if err := m.state.End(id, m.now); err != nil {
+		m.Fatal(err)
+	}
+	delete(m.running, id)
+	delete(m.leaving, id)
+	delete(m.promised, id)
+	delete(m.jobs, id)
+}
+
+// leave lets a victim go.
+func (m *model) leave() {
+	if len(m.leaving) == 0 {
+		return
+	}
+	id := rapid.SampledFrom(slices.Sorted(maps.Keys(m.leaving))).Draw(m.T, "leaves")
+	if err := m.state.Requeue(id, m.now); err != nil {
+		m.Fatal(err)
+	}
+	delete(m.leaving, id)
+	delete(m.running, id)
+	clear(m.promised)
+}
+
+// decide plans, compares with a state opened anew, checks and applies.
+func (m *model) decide() {
+	plan := m.state.Plan(m.now)
+	anew, err := queue.Open(m.state.Snapshot(), m.places())
+	if err != nil {
+		m.Fatal(err)
+	}
+	if diff := cmp.Diff(anew.Plan(m.now), plan); diff != "" {
+		m.Fatalf("a state opened anew decides otherwise (-anew +kept):\n%s", diff)
+	}
+	m.checkReasons(plan)
+	m.checkVictims(plan)
+	for _, r := range plan.Reserve {
+		if was, ok := m.promised[r.Job]; ok && r.Firm && r.At.After(was) && r.At.After(m.now) {
+			m.Fatalf("job %s was promised a start at %s, now %s", r.Job, was, r.At)
+		}
+	}
+	clear(m.promised)
+	if len(plan.Evict) == 0 && len(m.leaving) == 0 {
+		for _, r := range plan.Reserve {
+			if r.Firm {
+				m.promised[r.Job] = r.At
+			}
+		}
+	}
+	if err := m.state.Apply(plan, m.now); err != nil {
+		m.Fatal(err)
+	}
+	for _, s := range plan.Start {
+		if j := m.jobs[s.Job]; s.Members < j.Min || s.Members > j.Max {
+			m.Fatalf("job %s of %d to %d members started with %d", s.Job, j.Min, j.Max, s.Members)
+		}
+		m.running[s.Job], m.started[s.Job] = s, m.now
+	}
+	for _, e := range plan.Evict {
+		m.leaving[e.Job] = true
+		m.evicted[e.Job]++
+	}
+	m.checkBooks()
+}
+
+// checkReasons: a waiting job has one reason, others none.
+func (m *model) checkReasons(plan queue.Plan) {
+	starts := map[queue.JobID]bool{}
+	for _, s := range plan.Start {
+		starts[s.Job] = true
+	}
+	for id := range m.jobs {
+		_, runs := m.running[id]
+		r, err := m.state.Why(id)
+		if waits := !runs && !starts[id]; waits != (err == nil) {
+			m.Fatalf("job %s: waits=%t, but its reason is %v, %v", id, waits, r, err)
+		} else if waits && (r.Code == "" || r.String() == "") {
+			m.Fatalf("job %s has the reason %+v", id, r)
+		}
+	}
+}
+
+// checkVictims holds plans against the rules.
+func (m *model) checkVictims(plan queue.Plan) {
+	seen := map[queue.JobID]bool{}
+	for _, e := range plan.Evict {
+		v, by := m.jobs[e.Job], m.jobs[e.For]
+		switch {
+		case seen[e.Job] || m.leaving[e.Job]:
+			m.Fatalf("job %s is evicted twice at once", e.Job)
+		case !v.Preemptible:
+			m.Fatalf("job %s is not preemptible", e.Job)
+		case m.now.Sub(m.started[e.Job]) < m.snap.Policy.MinRunTime:
+			m.Fatalf("job %s is evicted too young", e.Job)
+		case m.evicted[e.Job] >= m.snap.Policy.MaxEvictions:
+			m.Fatalf("job %s is evicted once more", e.Job)
+		case v.Queue == by.Queue && v.Priority >= by.Priority:
+			m.Fatalf("job %s evicts %s of its queue and no lower priority", e.For, e.Job)
+		}
+		seen[e.Job] = true
+	}
+}
+
+// checkBooks counts anew: nodes hold what they have, and the tree is within quota.
+func (m *model) checkBooks() {
+	used := map[string]queue.Amount{} // by queue
+	free := m.places()
+	for id, s := range m.running {
+		j := m.jobs[id]
+		free.Take(&j, s.Place)
+		used[string(j.Queue)] += j.Each[gpu] * queue.Amount(s.Members)
+		members := 0
+		for _, spot := range s.Place {
+			members += spot.Members
+		}
+		if members != s.Members {
+			m.Fatalf("job %s has %d members and places for %d", id, s.Members, members)
+		}
+	}
+	if !free.(*queue.Counting).Sound() {
+		m.Fatal("a node holds more than it has")
+	}
+	for _, c := range m.snap.Cohorts {
+		if c.Parent == "" {
+			if u, q := m.below(c.Name, used); u > q {
+				m.Fatalf("cohort %s uses %s of %s", c.Name, u, q)
+			}
+		}
+	}
+	for _, q := range m.snap.Queues {
+		if b := q.Quotas[gpu].BorrowingLimit; b != nil && used[string(q.ID)] > q.Quotas[gpu].Nominal+*b {
+			m.Fatalf("queue %s uses %s", q.ID, used[string(q.ID)])
+		}
+	}
+}
+
+// below is use and quota of a cohort with all that is below it.
+func (m *model) below(cohort string, used map[string]queue.Amount) (u, q queue.Amount) {
+	for _, c := range m.snap.Cohorts {
+		if c.Name == cohort {
+			q += c.Quotas[gpu].Nominal
+		}
+		if c.Parent == cohort {
+			du, dq := m.below(c.Name, used)
+			u, q = u+du, q+dq
+		}
+	}
+	for _, c := range m.snap.Queues {
+		if c.Cohort == cohort {
+			u, q = u+used[string(c.ID)], q+c.Quotas[gpu].Nominal
+		}
+	}
+	return u, q
+}
+
+// TestModel runs random traces on random clusters in virtual time.
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		snap, places := cluster(rt)
+		state, err := queue.Open(snap, places())
+		if err != nil {
+			rt.Fatal(err)
+		}
+		m := &model{T: rt, snap: snap, places: places, state: state, now: start, jobs: map[queue.JobID]queue.Job{},
+			running: map[queue.JobID]queue.Start{}, started: map[queue.JobID]time.Time{}, leaving: map[queue.JobID]bool{},
+			evicted: map[queue.JobID]int{}, promised: map[queue.JobID]time.Time{}}
+		rt.Repeat(map[string]func(*rapid.T){
+			"submit": func(t *rapid.T) { m.T = t; m.submit() },
+			"pass":   func(t *rapid.T) { m.T = t; m.pass(); m.decide() },
+			"leave":  func(t *rapid.T) { m.T = t; m.leave(); m.decide() },
+			"decide": func(t *rapid.T) { m.T = t; m.decide() },
+		})
+		// With nothing new, all that waits starts: nobody starves.
+		m.T = rt
+		for range 2000 {
+			if len(m.jobs) == 0 {
+				return
+			}
+			for _, id := range slices.Sorted(maps.Keys(m.leaving)) {
+				if err := state.Requeue(id, m.now); err != nil {
+					rt.Fatal(err)
+				}
+				delete(m.running, id)
+			}
+			clear(m.leaving)
+			clear(m.promised)
+			m.decide()
+			m.now = m.now.Add(5 * time.Minute)
+			for _, id := range slices.Sorted(maps.Keys(m.running)) {
+				if !m.started[id].Add(m.jobs[id].RunTime).After(m.now) {
+					m.end(id)
+				}
+			}
+		}
+		rt.Fatalf("%d jobs still wait", len(m.jobs))
+	})
+}

@@ -1,0 +1,286 @@
+package queue
+
+import (
+	"fmt"
+	"time"
+)
+
+// Plan is what to do now.
+type Plan struct {
+	Start []Start
+	Evict []Evict
+	// Reserve is when the first waiting jobs start at the latest, by declared run
+	// times; one a tree of cohorts.
+	Reserve []Reservation
+}
+
+// Start is to start a job with so many members, there.
+type Start struct {
+	Job     JobID
+	Members int
+	Place   Place
+}
+
+// Evict is to let a job checkpoint, stop and wait again, so that another starts.
+type Evict struct {
+	Job, For JobID
+	// LostSeconds is the work done since its checkpoint: GPUs times seconds.
+	LostSeconds float64
+}
+
+// Reservation is a start that nothing behind it may delay.
+type Reservation struct {
+	Job JobID
+	At  time.Time
+	// Firm is unset while the job would borrow: it then gives way to those that
+	// need what is their own.
+	Firm bool
+}
+
+// Empty reports whether there is nothing to do.
+func (p Plan) Empty() bool { return len(p.Start) == 0 && len(p.Evict) == 0 }
+
+// Decide is one decision on a snapshot.
+func Decide(snap Snapshot, places Places, now time.Time) (Plan, error) {
+	s, err := Open(snap, places)
+	if err != nil {
+		return Plan{}, err
+	}
+	return s.Plan(now), nil
+}
+
+// pass is the making of one plan. What it starts is taken from the state's ledger
+// and given back at its end.
+type pass struct {
+	*State
+	now      time.Time
+	plan     Plan
+	order    order
+	after    *shadow // nil: nobody leaves, and there is no claim
+	shadows  []*shadow
+	reserved map[int]*shadow // by root
+	walks    map[int]int     // in vain, by root
+	started  []hold
+	gone     map[*entry]bool // asked to leave by this plan
+	// decidedFirst are those with a reservation, decided on before the order; true:
+	// they wait.
+	decidedFirst map[*entry]bool
+	reasons      map[*entry]Reason // of jobs with another reason than their kind
+}
+
+// hold is what a job takes.
+type hold struct {
+	*entry
+	members int
+	place   Place
+}
+
+// Plan decides what to do at now. It changes nothing; Apply does. [State.Why] tells
+// of the last plan, until something is applied.
+func (s *State) Plan(now time.Time) Plan {
+	s.passes++
+	p := &pass{State: s, now: now, reserved: map[int]*shadow{}, walks: map[int]int{}, reasons: map[*entry]Reason{}, gone: map[*entry]bool{}, decidedFirst: map[*entry]bool{}}
+	if len(s.leaving) > 0 {
+		p.foresee()
+	}
+	for _, e := range s.claims {
+		p.considerClaim(e)
+	}
+	for _, e := range s.promises {
+		if !p.overtaken(e) {
+			p.decidedFirst[e] = !p.start(e) && !p.evict(e)
+			if p.decidedFirst[e] {
+				p.reasons[e] = p.waits(e)
+			}
+		}
+	}
+	p.startOrder()
+	for e := p.head(); e != nil; e = p.head() {
+		p.consider(e)
+	}
+	for _, h := range p.started {
+		s.ledger.release(h.entry, h.members, h.place)
+	}
+	s.last = p
+	p.order = order{}
+	return p.plan
+}
+
+// Why is the reason for which a job waits after the last plan. There is none for a
+// job that runs, or that the plan starts.
+func (s *State) Why(id JobID) (Reason, error) {
+	e := s.jobs[id]
+	switch {
+	case e == nil:
+		return Reason{}, fmt.Errorf("explaining job %q: there is none", id)
+	case s.last == nil:
+		return Reason{}, fmt.Errorf("explaining job %q: nothing was planned yet", id)
+	case e.run != nil:
+		return Reason{}, fmt.Errorf("explaining job %q: it runs", id)
+	}
+	if r, ok := s.last.reasons[e]; ok {
+		return r, nil
+	}
+	if k := e.kind; k != nil && k.pass == s.passes {
+		for _, j := range k.jobs[:k.next] {
+			if j == e {
+				return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
+			}
+		}
+		return k.reason, nil
+	}
+	if e.claim {
+		return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
+	}
+	return Reason{}, fmt.Errorf("explaining job %q: it came after the last plan", id)
+}
+
+// considerClaim decides on a job that others make room for.
+func (p *pass) considerClaim(e *entry) {
+	if p.start(e) {
+		return
+	}
+	after := p.foresee()
+	if place, n := after.find(e, e.Min); n > 0 {
+		after.hold(hold{e, n, place})
+		p.reasons[e] = Reason{Code: Evicting}
+		return
+	}
+	// What was promised went to somebody who was not asked for it, or broke.
+	if !p.evict(e) {
+		p.reasons[e] = p.waits(e)
+	}
+}
+
+// overtaken reports whether e's reservation is another's now: one waits that is
+// before it in its queue, or e would borrow and one of its tree would not.
+func (p *pass) overtaken(e *entry) bool {
+	for _, k := range p.queues[e.node] {
+		if p.first(k.jobs[0], e) {
+			return true
+		}
+	}
+	if !p.borrows(e) {
+		return false
+	}
+	for i, n := range p.tree.nodes {
+		if n.root != p.tree.nodes[e.node].root {
+			continue
+		}
+		for _, k := range p.queues[i] {
+			if !p.borrows(k.jobs[0]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// borrows reports whether e would take its queue, or a cohort that is not at the
+// top, over its quota.
+func (p *pass) borrows(e *entry) bool {
+	for d := e.node; p.tree.nodes[d].parent >= 0; d = p.tree.nodes[d].parent {
+		if !p.withinAll(p.ledger, e, d) {
+			return true
+		}
+	}
+	return false
+}
+
+// consider decides on the first job that is not decided on.
+func (p *pass) consider(e *entry) {
+	if waits, ok := p.decidedFirst[e]; ok {
+		if waits && p.tree.nodes[e.node].strict {
+			p.stopQueue(e.node, e)
+		} else {
+			p.decided(e.node, false)
+		}
+		return
+	}
+	if p.start(e) || p.evict(e) {
+		p.decided(e.node, false)
+		return
+	}
+	r := p.waits(e)
+	if p.tree.nodes[e.node].strict {
+		p.reasons[e] = r
+		p.stopQueue(e.node, e)
+		return
+	}
+	e.kind.reason = r
+	p.decided(e.node, true)
+}
+
+// waits is why e waits, after it has got a reservation if there is none before it.
+func (p *pass) waits(e *entry) Reason {
+	if r, ok := p.reasons[e]; ok { // evict knows
+		delete(p.reasons, e)
+		return r
+	}
+	_, n := p.ledger.find(e, e.Min)
+	if n > 0 {
+		for _, sh := range p.shadows {
+			if sh.binds(e, p.now) {
+				r := Reason{Code: Reserved, Subject: string(sh.holds[0].ID)}
+				if sh.at.After(p.now) {
+					r.Until = sh.at
+				}
+				return r
+			}
+		}
+	}
+	if r, ok := p.tooLarge(e); ok {
+		return r
+	}
+	var until time.Time
+	if sh := p.reserve(e); sh != nil && sh.at.After(p.now) {
+		until = sh.at
+	}
+	r, ok := p.ledger.overQuota(e)
+	if !ok {
+		_, n = p.ledger.places.Find(&e.Job, e.Min)
+		r = p.roomFor(e, NoPlace, n)
+	}
+	r.Until = until
+	return r
+}
+
+// start starts e if there is quota and room for it, and nothing reserved is
+// delayed.
+func (p *pass) start(e *entry) bool {
+	place, n := p.ledger.find(e, e.Max)
+	if n == 0 {
+		return false
+	}
+	if !p.admit(hold{e, n, place}) {
+		if n == e.Min {
+			return false
+		}
+		if place, n = p.ledger.find(e, e.Min); n == 0 || !p.admit(hold{e, n, place}) {
+			return false
+		}
+	}
+	p.ledger.take(e, n, place)
+	p.started = append(p.started, hold{e, n, place})
+	p.plan.Start = append(p.plan.Start, Start{e.ID, n, place})
+	return true
+}
+
+// admit takes h in all shadows that it reaches into, or in none.
+func (p *pass) admit(h hold) bool {
+	var undo []func()
+	for _, sh := range p.shadows {
+		if !sh.binds(h.entry, p.now) {
+			continue
+		}
+		u, ok := sh.admit(h)
+		if !ok {
+			for _, u := range undo {
+				u()
+			}
+			return false
+		}
+		undo = append(undo, u)
+	}
+	return true
+}

@@ -1,0 +1,219 @@
+package queue
+
+import (
+	"cmp"
+	"slices"
+)
+
+// evict asks others to make room for e, if rules allow enough of them, and holds
+// what they leave for e. If only the delay forbids it, that is e's reason.
+func (p *pass) evict(e *entry) bool {
+	if _, n := p.ledger.find(e, e.Min); n > 0 {
+		return false // it waits for a reservation, not for room
+	}
+	victims := p.victims(e)
+	if len(victims) == 0 {
+		return false
+	}
+	if may := e.Queued.Add(p.policy.PreemptionDelay); may.After(p.now) {
+		p.reasons[e] = Reason{Code: PreemptionDelay, Until: may}
+		return false
+	}
+	place, n := p.without(p.base(), victims, func(l *ledger) (Place, int) { return l.find(e, e.Min) })
+	if !p.spared(hold{e, n, place}, victims) {
+		return false
+	}
+	after := p.foresee()
+	for _, v := range victims {
+		p.gone[v] = true
+		after.release(v, v.run.Members, v.run.Place)
+		p.plan.Evict = append(p.plan.Evict, Evict{v.ID, e.ID, v.lost(p.now) / float64(One)})
+	}
+	place, n = after.find(e, e.Min)
+	after.hold(hold{e, n, place})
+
+	p.reasons[e] = Reason{Code: Evicting}
+	return true
+}
+
+// without calls do with a ledger from which jobs are gone.
+func (p *pass) without(l *ledger, jobs []*entry, do func(*ledger) (Place, int)) (Place, int) {
+	for _, v := range jobs {
+		l.release(v, v.run.Members, v.run.Place)
+	}
+	place, n := do(l)
+	for _, v := range jobs {
+		l.take(v, v.run.Members, v.run.Place)
+	}
+	return place, n
+}
+
+// spared takes h in all reservations, from which victims are gone, and reports
+// whether none is delayed. If one is, all stay as they were.
+func (p *pass) spared(h hold, victims []*entry) bool {
+	var touched []*shadow
+	move := func(sh *shadow, give bool) {
+		for _, v := range victims {
+			if end, known := v.ends(); known && !end.After(sh.at) {
+				continue // it is gone by then anyway
+			}
+			if give {
+				sh.release(v, v.run.Members, v.run.Place)
+			} else {
+				sh.take(v, v.run.Members, v.run.Place)
+			}
+		}
+	}
+	var undo []func()
+	for _, sh := range p.shadows {
+		if sh == p.after {
+			continue
+		}
+		move(sh, true)
+		touched = append(touched, sh)
+		if !sh.binds(h.entry, p.now) {
+			continue
+		}
+		u, ok := sh.admit(h)
+		if !ok {
+			for _, u := range undo {
+				u()
+			}
+			for _, sh := range touched {
+				move(sh, false)
+			}
+			return false
+		}
+		undo = append(undo, u)
+	}
+	return true
+}
+
+// victims are those who make room for e with the least lost work, as far as two
+// greedy searches find them, each without those that turn out not to be needed.
+// None: rules do not allow enough.
+func (p *pass) victims(e *entry) []*entry {
+	all := p.candidates(e)
+	if len(all) == 0 {
+		return nil
+	}
+	lost := func(v *entry) float64 { return v.lost(p.now) }
+	dense := func(v *entry) float64 { return v.lost(p.now) / max(1, v.size()) }
+	best, least := p.cover(e, all, lost)
+	if other, l := p.cover(e, all, dense); len(other) > 0 && l < least {
+		best = other
+	}
+	return best
+}
+
+// candidates are those who may be asked for e, one by one.
+func (p *pass) candidates(e *entry) []*entry {
+	l := p.base()
+	var all []*entry
+	add := func(from []*entry, below bool) {
+		for _, v := range from {
+			if v.Preemptible && !v.Foreign && !v.run.Leaving && !p.gone[v] &&
+				(!below || v.Priority < e.Priority) &&
+				v.Evictions < p.policy.MaxEvictions && !v.run.Started.Add(p.policy.MinRunTime).After(p.now) &&
+				slices.ContainsFunc(v.parts, func(a part) bool {
+					return slices.ContainsFunc(e.parts, func(b part) bool { return a.flavor == b.flavor })
+				}) {
+				all = append(all, v)
+			}
+		}
+	}
+	add(p.byNode[e.node], true)
+	if !p.mayReclaim(l, e) {
+		return all
+	}
+	for i, n := range p.tree.nodes {
+		if i != e.node && n.queue && len(p.byNode[i]) > 0 && n.root == p.tree.nodes[e.node].root && p.reclaims(l, e, i) {
+			add(p.byNode[i], false)
+		}
+	}
+	return all
+}
+
+// mayReclaim reports whether e would leave any level of the tree below the top
+// within its quota.
+func (p *pass) mayReclaim(l *ledger, e *entry) bool {
+	for d := e.node; p.tree.nodes[d].parent >= 0; d = p.tree.nodes[d].parent {
+		if p.withinAll(l, e, d) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *pass) withinAll(l *ledger, e *entry, d int) bool {
+	for _, part := range e.parts {
+		if !p.tree.within(l.usage, d, e.node, part.flavor, part.each*Amount(e.Min)) {
+			return false
+		}
+	}
+	return true
+}
+
+// reclaims reports whether e may take from queue i: where their ways to the top
+// meet, e's side stays within its quota, and the other side is over its own all
+// the way down to i.
+func (p *pass) reclaims(l *ledger, e *entry, i int) bool {
+	for d := e.node; p.tree.nodes[d].parent >= 0; d = p.tree.nodes[d].parent {
+		meet := p.tree.nodes[d].parent
+		for c := i; c >= 0; c = p.tree.nodes[c].parent {
+			if !slices.ContainsFunc(e.parts, func(q part) bool { return p.tree.over(l.usage, c, q.flavor) }) {
+				break
+			}
+			if p.tree.nodes[c].parent == meet {
+				return c != d && p.withinAll(l, e, d)
+			}
+		}
+	}
+	return false
+}
+
+// cover picks victims by ascending cost until e fits, and spares those that are
+// not needed, the dearest first. lost is what they lose together.
+func (p *pass) cover(e *entry, all []*entry, cost func(*entry) float64) (victims []*entry, lost float64) {
+	l := p.base()
+	slices.SortFunc(all, func(a, b *entry) int {
+		// Among equals: the lowest priority, then the latest.
+		return cmp.Or(cmp.Compare(cost(a), cost(b)), cmp.Compare(a.Priority, b.Priority), older(b, a))
+	})
+	fits := false
+	foreign := 0 // of other queues
+	for _, v := range all {
+		if v.node != e.node && !p.reclaims(l, e, v.node) {
+			continue
+		}
+		l.release(v, v.run.Members, v.run.Place)
+		victims = append(victims, v)
+		if v.node != e.node {
+			foreign++
+		}
+		if _, n := l.find(e, e.Min); n > 0 {
+			fits = true
+			break
+		}
+	}
+	for i := len(victims) - 1; i >= 0 && fits; i-- {
+		v := victims[i]
+		if v.node == e.node && foreign > 0 {
+			continue // with it, e might not be within its quota
+		}
+		l.take(v, v.run.Members, v.run.Place)
+		if _, n := l.find(e, e.Min); n == 0 {
+			l.release(v, v.run.Members, v.run.Place)
+			continue
+		}
+		victims = slices.Delete(victims, i, i+1)
+	}
+	for _, v := range victims {
+		l.take(v, v.run.Members, v.run.Place)
+		lost += v.lost(p.now)
+	}
+	if !fits {
+		return nil, 0
+	}
+	return victims, lost
+}

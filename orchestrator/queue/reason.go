@@ -1,0 +1,145 @@
+package queue
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Code is why a job waits.
+type Code string
+
+// The reasons. There are no others.
+const (
+	// TooLarge: it needs more than its queue can ever use.
+	TooLarge Code = "too_large"
+	// QueueLimit: its queue uses as much as it may, borrowed quota included.
+	QueueLimit Code = "queue_limit"
+	// QuotaInUse: the quota that its queue could use is used.
+	QuotaInUse Code = "quota_in_use"
+	// NoPlace: quota is there; room for enough members at once is not.
+	NoPlace Code = "no_place"
+	// Reserved: it would delay a job that is before it and has a reservation.
+	Reserved Code = "reserved"
+	// BehindHead: its queue is strict, and a job before it waits.
+	BehindHead Code = "behind_head"
+	// PreemptionDelay: it may evict others once it has waited long enough.
+	PreemptionDelay Code = "preemption_delay"
+	// Evicting: others make room for it.
+	Evicting Code = "evicting"
+)
+
+// Reason is why a job waits, in numbers.
+type Reason struct {
+	Code Code
+	// Subject is the queue or cohort whose limit it is, or the job before it.
+	Subject string
+	// Flavor is what it is short of most; Need what it needs of that at least, and
+	// Have what it could have.
+	Flavor     Flavor
+	Need, Have Amount
+	// Members is how many it needs at least, Placeable how many have room.
+	Members, Placeable int
+	// Until is when the wait is over, as far as is known.
+	Until time.Time
+	// Raise is the smallest addition to the nominal quota of the job's queue that
+	// takes this reason away.
+	Raise Resources
+}
+
+// String is the reason and what to do about it, in a sentence.
+func (r Reason) String() string {
+	switch r.Code {
+	case TooLarge:
+		if len(r.Raise) == 0 {
+			return fmt.Sprintf("needs %d members of %s %s; all nodes together have room for %d; add nodes for %d more, or ask for less", r.Members, r.Need, r.Flavor, r.Placeable, r.Members-r.Placeable)
+		}
+		return fmt.Sprintf("needs %s %s; %q limits its queue to %s; %s", r.Need, r.Flavor, r.Subject, r.Have, r.raise("or ask for less"))
+	case QueueLimit:
+		return fmt.Sprintf("needs %s %s; queue %q may use %s more; %s", r.Need, r.Flavor, r.Subject, max(0, r.Have), r.raise("or wait for its jobs to end"))
+	case QuotaInUse:
+		return fmt.Sprintf("needs %s %s; %q has %s unused; %s", r.Need, r.Flavor, r.Subject, max(0, r.Have), r.raise("or wait for jobs to end"))
+	case NoPlace:
+		return fmt.Sprintf("needs room for %d members of %s %s at once; there is room for %d; add nodes for %d more%s", r.Members, r.Need, r.Flavor, r.Placeable, r.Members-r.Placeable, r.until())
+	case Reserved:
+		return fmt.Sprintf("would delay job %q, which is before it%s; declare a shorter run time, or wait", r.Subject, r.until())
+	case BehindHead:
+		return fmt.Sprintf("job %q is before it in a strict queue; wait, or let the queue be best effort", r.Subject)
+	case PreemptionDelay:
+		return "may evict others" + r.until() + "; wait"
+	case Evicting:
+		return "others are leaving to make room; it starts when they are gone"
+	}
+	return "unknown reason " + string(r.Code)
+}
+
+func (r Reason) raise(or string) string {
+	var s []string
+	for _, f := range slices.Sorted(maps.Keys(r.Raise)) {
+		s = append(s, fmt.Sprintf("%s %s", r.Raise[f], f))
+	}
+	return "raise its queue's nominal quota by " + strings.Join(s, " and ") + ", " + or
+}
+
+func (r Reason) until() string {
+	if r.Until.IsZero() {
+		return ""
+	}
+	return ", until " + r.Until.UTC().Format(time.RFC3339)
+}
+
+// Refusal is returned for a job that can never be admitted.
+type Refusal struct {
+	Job    JobID
+	Reason Reason
+}
+
+func (r *Refusal) Error() string { return fmt.Sprintf("job %q %s", r.Job, r.Reason) }
+
+// tooLarge is why e can never start, whatever ends.
+func (t *tree) tooLarge(e *entry) (Reason, bool) {
+	r := Reason{Code: TooLarge, Raise: Resources{}}
+	for _, p := range e.parts {
+		need := p.each * Amount(e.Min)
+		most, limit := t.ceiling(e.node, p.flavor)
+		if short := need - most; short > 0 {
+			r.short(t.flavors[p.flavor], need, most, t.nodes[limit].name)
+		}
+	}
+	return r, len(r.Raise) > 0
+}
+
+// overQuota is why quotas do not admit e now.
+func (l *ledger) overQuota(e *entry) (Reason, bool) {
+	r := Reason{Code: QuotaInUse, Raise: Resources{}}
+	for _, p := range e.parts {
+		need := p.each * Amount(e.Min)
+		have := l.tree.available(l.usage, e.node, p.flavor)
+		if have >= need {
+			continue
+		}
+		n := &l.tree.nodes[e.node]
+		own := n.total[p.flavor] + n.borrow[p.flavor] - l.usage[l.tree.at(e.node, p.flavor)]
+		limited := n.borrow[p.flavor] >= 0 && own <= have || n.parent < 0
+		code, at := QuotaInUse, n.root
+		if limited {
+			code, at = QueueLimit, e.node
+		}
+		if r.short(l.tree.flavors[p.flavor], need, have, l.tree.nodes[at].name) {
+			r.Code = code
+		}
+	}
+	return r, len(r.Raise) > 0
+}
+
+// short notes that a flavor lacks, and reports whether it lacks most.
+func (r *Reason) short(f Flavor, need, have Amount, subject string) bool {
+	r.Raise[f] = need - have
+	if need-have <= r.Need-r.Have {
+		return false
+	}
+	r.Flavor, r.Need, r.Have, r.Subject = f, need, have, subject
+	return true
+}

@@ -1,0 +1,138 @@
+package queue
+
+import (
+	"slices"
+	"time"
+)
+
+// shadow is the ledger as it will be at a later time, with what is held for jobs
+// that start then.
+type shadow struct {
+	*ledger
+	at    time.Time
+	holds []hold
+}
+
+// binds reports whether e, started now, would still run then.
+func (sh *shadow) binds(e *entry, now time.Time) bool {
+	return len(sh.holds) > 0 && (e.Foreign || now.Add(e.RunTime).After(sh.at))
+}
+
+func (sh *shadow) hold(h hold) {
+	sh.take(h.entry, h.members, h.place)
+	sh.holds = append(sh.holds, h)
+}
+
+// admit takes what h has now if all that is held still fits, if elsewhere. It
+// returns how to take that back.
+func (sh *shadow) admit(h hold) (undo func(), ok bool) {
+	old := sh.holds
+	for _, o := range old {
+		sh.release(o.entry, o.members, o.place)
+	}
+	sh.holds = nil
+	sh.take(h.entry, h.members, h.place)
+	undo = func() {
+		for _, o := range sh.holds {
+			sh.release(o.entry, o.members, o.place)
+		}
+		sh.release(h.entry, h.members, h.place)
+		sh.holds = nil
+		for _, o := range old {
+			sh.hold(o)
+		}
+	}
+	for _, o := range old {
+		place, n := sh.find(o.entry, o.members)
+		if n < o.members {
+			undo()
+			return nil, false
+		}
+		sh.hold(hold{o.entry, n, place})
+	}
+	return undo, true
+}
+
+// foresee is the shadow in which all who were asked to leave are gone, and those
+// whom they make room for have it. It is due at any moment.
+func (p *pass) foresee() *shadow {
+	if p.after == nil {
+		p.after = &shadow{ledger: p.ledger.clone(), at: p.now}
+		for _, e := range p.leaving {
+			p.after.release(e, e.run.Members, e.run.Place)
+		}
+		p.shadows = append([]*shadow{p.after}, p.shadows...)
+	}
+	return p.after
+}
+
+// base is what will be there when those who leave are gone.
+func (p *pass) base() *ledger {
+	if p.after != nil {
+		return p.after.ledger
+	}
+	return p.ledger
+}
+
+// vain is for how many jobs of a tree a pass looks for a start that does not come,
+// because what they need is held by work of which nobody knows when it ends.
+const vain = 8
+
+// reserve finds the earliest start of e, by declared run times, and holds what it
+// needs then. It is nil if another job of the tree has the reservation, or if
+// there is no such start.
+func (p *pass) reserve(e *entry) *shadow {
+	root := p.tree.nodes[e.node].root
+	if p.reserved[root] != nil || e.claim || p.walks[root] >= vain {
+		return nil
+	}
+	sh := &shadow{ledger: p.base().clone()}
+	for _, other := range p.shadows {
+		if other != p.after {
+			for _, h := range other.holds {
+				sh.take(h.entry, h.members, h.place)
+			}
+		}
+	}
+	end := func(h hold) time.Time { return p.now.Add(h.RunTime) }
+	started := slices.SortedStableFunc(slices.Values(p.started), func(a, b hold) int { return end(a).Compare(end(b)) })
+	running := p.byEnd
+	for len(running)+len(started) > 0 {
+		if len(running) > 0 && (running[0].run.Leaving || p.gone[running[0]]) {
+			running = running[1:]
+			continue
+		}
+		var h hold
+		at, known := time.Time{}, false
+		if len(running) > 0 {
+			at, known = running[0].ends()
+		}
+		if len(started) > 0 && (!known || end(started[0]).Before(at)) {
+			h, at, known = started[0], end(started[0]), true
+			started = started[1:]
+		} else if known {
+			h = hold{running[0], running[0].run.Members, running[0].run.Place}
+			running = running[1:]
+		}
+		if !known {
+			break
+		}
+		sh.release(h.entry, h.members, h.place)
+		if sh.quota(e, e.Min) < e.Min {
+			continue
+		}
+		if place, n := sh.find(e, e.Min); n > 0 {
+			sh.at = at
+			if at.Before(p.now) {
+				sh.at = p.now // it is overdue, and may end at any moment
+			}
+			sh.hold(hold{e, n, place})
+			p.reserved[root] = sh
+			p.shadows = append(p.shadows, sh)
+			p.plan.Reserve = append(p.plan.Reserve, Reservation{e.ID, sh.at, !p.borrows(e)})
+			return sh
+		}
+	}
+	p.walks[root]++
+	return nil
+}
