@@ -89,9 +89,12 @@ func (p *pass) spared(h hold, victims []*entry) bool {
 	return true
 }
 
-// victims are those who make room for e with the least lost work, as far as two
-// greedy searches find them, each without those that turn out not to be needed.
-// None: rules do not allow enough.
+// fewCandidates is up to how many all ways to choose victims are compared.
+const fewCandidates = 10
+
+// victims are those who make room for e with the least lost work. Among many they
+// are the better of what two greedy searches find, each without those that turn
+// out not to be needed. None: rules do not allow enough.
 func (p *pass) victims(e *entry) []*entry {
 	all := p.candidates(e)
 	if len(all) == 0 {
@@ -101,9 +104,36 @@ func (p *pass) victims(e *entry) []*entry {
 	dense := func(v *entry) float64 { return v.lost(p.now) / max(1, v.size()) }
 	best, least := p.cover(e, all, lost)
 	if other, l := p.cover(e, all, dense); len(other) > 0 && l < least {
-		best = other
+		best, least = other, l
+	}
+	if len(all) <= fewCandidates && len(best) > 1 {
+		slices.SortStableFunc(all, func(a, b *entry) int { // its own queue first
+			return cmp.Compare(min(1, max(a.node-e.node, e.node-a.node)), min(1, max(b.node-e.node, e.node-b.node)))
+		})
+		p.search(e, all, nil, 0, &best, &least)
 	}
 	return best
+}
+
+// search tries all ways to choose from all besides chosen, which lose lost, and
+// keeps the best that loses less than least.
+func (p *pass) search(e *entry, all, chosen []*entry, lost float64, best *[]*entry, least *float64) {
+	l := p.base()
+	if lost >= *least {
+		return
+	}
+	if _, n := l.find(e, e.Min); n > 0 {
+		*best, *least = slices.Clone(chosen), lost
+		return
+	}
+	for i, v := range all {
+		if v.node != e.node && !p.reclaims(l, e, v.node) {
+			continue
+		}
+		l.release(v, v.run.Members, v.run.Place)
+		p.search(e, all[i+1:], append(chosen, v), lost+v.lost(p.now), best, least)
+		l.take(v, v.run.Members, v.run.Place)
+	}
 }
 
 // candidates are those who may be asked for e, one by one.

@@ -45,7 +45,8 @@ type Reason struct {
 	// Until is when the wait is over, as far as is known.
 	Until time.Time
 	// Raise is the smallest addition to the nominal quota of the job's queue that
-	// takes this reason away.
+	// takes this reason away. Where Have is negative, because quotas were cut or
+	// others' work exceeds them, it is enough, and less may be.
 	Raise Resources
 }
 
