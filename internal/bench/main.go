@@ -48,6 +48,7 @@ var benchmarks = []benchmark{
 	{"metrics", "1,000 points of metrics, from a task to the disk", benchMetrics},
 	{"seal", "a checkpoint of 1 GiB hashed and made durable", benchSeal},
 	{"failover", "a GPU that fails under a training, until the training runs elsewhere", benchFailover},
+	{"queue", "Kueue's published loads in real time with simulated work, and one pass over a long queue", benchQueue},
 	{"gateway", "latency that a proxy adds to one back end, open loop, keep-alive", benchGateway},
 }
 

@@ -24,6 +24,8 @@ type Places interface {
 	// Find is a place for as many members of j as there is room for, at most most,
 	// and how many they are. It takes nothing.
 	Find(j *Job, most int) (Place, int)
+	// Free reports whether p has room for j.
+	Free(j *Job, p Place) bool
 	// Take and Release are each other's opposite. They never refuse: what holds a
 	// place holds it, though its node be gone or overfull.
 	Take(j *Job, p Place)
@@ -37,6 +39,9 @@ type Anywhere struct{}
 
 // Find says yes.
 func (Anywhere) Find(_ *Job, most int) (Place, int) { return nil, most }
+
+// Free says yes.
+func (Anywhere) Free(*Job, Place) bool { return true }
 
 // Take does nothing.
 func (Anywhere) Take(*Job, Place) {}
@@ -127,6 +132,20 @@ func (c *Counting) poolOf(j *Job) (*pool, Amount) {
 		}
 	}
 	return found, each
+}
+
+// Free is as [Places] says.
+func (c *Counting) Free(j *Job, place Place) bool {
+	p, each := c.poolOf(j)
+	if p == nil {
+		return true
+	}
+	for _, s := range place {
+		if i, ok := p.index[s.Node]; !ok || p.free[i] < each*Amount(s.Members) {
+			return false
+		}
+	}
+	return true
 }
 
 // Take is as [Places] says.

@@ -65,6 +65,7 @@ type pass struct {
 	// decidedFirst are those with a reservation, decided on before the order; true:
 	// they wait.
 	decidedFirst map[*entry]bool
+	vainly       map[int]bool      // by queue: evicting does not help
 	reasons      map[*entry]Reason // of jobs with another reason than their kind
 }
 
@@ -79,7 +80,7 @@ type hold struct {
 // of the last plan, until something is applied.
 func (s *State) Plan(now time.Time) Plan {
 	s.passes++
-	p := &pass{State: s, now: now, reserved: map[int]*shadow{}, walks: map[int]int{}, reasons: map[*entry]Reason{}, gone: map[*entry]bool{}, decidedFirst: map[*entry]bool{}}
+	p := &pass{State: s, now: now, reserved: map[int]*shadow{}, walks: map[int]int{}, reasons: map[*entry]Reason{}, gone: map[*entry]bool{}, vainly: map[int]bool{}, decidedFirst: map[*entry]bool{}}
 	if len(s.leaving) > 0 {
 		p.foresee()
 	}

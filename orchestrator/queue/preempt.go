@@ -6,13 +6,22 @@ import (
 )
 
 // evict asks others to make room for e, if rules allow enough of them, and holds
-// what they leave for e. If only the delay forbids it, that is e's reason.
+// what they leave for e. If only the delay forbids it, that is e's reason. Once it
+// was in vain for a job of a queue, those behind it do not try in this pass.
 func (p *pass) evict(e *entry) bool {
 	if _, n := p.ledger.find(e, e.Min); n > 0 {
 		return false // it waits for a reservation, not for room
 	}
-	victims := p.victims(e)
+	if p.vainly[e.node] {
+		return false
+	}
+	all := p.candidates(e)
+	if len(all) == 0 {
+		return false
+	}
+	victims := p.victims(e, all)
 	if len(victims) == 0 {
+		p.vainly[e.node] = true
 		return false
 	}
 	if may := e.Queued.Add(p.policy.PreemptionDelay); may.After(p.now) {
@@ -95,11 +104,7 @@ const fewCandidates = 10
 // victims are those who make room for e with the least lost work. Among many they
 // are the better of what two greedy searches find, each without those that turn
 // out not to be needed. None: rules do not allow enough.
-func (p *pass) victims(e *entry) []*entry {
-	all := p.candidates(e)
-	if len(all) == 0 {
-		return nil
-	}
+func (p *pass) victims(e *entry, all []*entry) []*entry {
 	lost := func(v *entry) float64 { return v.lost(p.now) }
 	dense := func(v *entry) float64 { return v.lost(p.now) / max(1, v.size()) }
 	best, least := p.cover(e, all, lost)
@@ -206,13 +211,22 @@ func (p *pass) reclaims(l *ledger, e *entry, i int) bool {
 // not needed, the dearest first. lost is what they lose together.
 func (p *pass) cover(e *entry, all []*entry, cost func(*entry) float64) (victims []*entry, lost float64) {
 	l := p.base()
-	slices.SortFunc(all, func(a, b *entry) int {
+	type priced struct {
+		*entry
+		cost float64
+	}
+	order := make([]priced, len(all))
+	for i, v := range all {
+		order[i] = priced{v, cost(v)}
+	}
+	slices.SortFunc(order, func(a, b priced) int {
 		// Among equals: the lowest priority, then the latest.
-		return cmp.Or(cmp.Compare(cost(a), cost(b)), cmp.Compare(a.Priority, b.Priority), older(b, a))
+		return cmp.Or(cmp.Compare(a.cost, b.cost), cmp.Compare(a.Priority, b.Priority), older(b.entry, a.entry))
 	})
 	fits := false
 	foreign := 0 // of other queues
-	for _, v := range all {
+	for _, o := range order {
+		v := o.entry
 		if v.node != e.node && !p.reclaims(l, e, v.node) {
 			continue
 		}

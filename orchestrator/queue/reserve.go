@@ -23,10 +23,26 @@ func (sh *shadow) hold(h hold) {
 	sh.holds = append(sh.holds, h)
 }
 
+// fewHolds is up to how many holds are moved so that a job may have its place.
+const fewHolds = 8
+
 // admit takes what h has now if all that is held still fits, if elsewhere. It
 // returns how to take that back.
 func (sh *shadow) admit(h hold) (undo func(), ok bool) {
 	old := sh.holds
+	if sh.quota(h.entry, h.members) < h.members {
+		return nil, false
+	}
+	if sh.places.Free(&h.Job, h.place) {
+		sh.take(h.entry, h.members, h.place)
+		return func() { sh.release(h.entry, h.members, h.place) }, true
+	}
+	if len(old) > fewHolds {
+		return nil, false
+	}
+	if _, n := sh.places.Find(&h.Job, h.members); n < h.members {
+		return nil, false
+	}
 	for _, o := range old {
 		sh.release(o.entry, o.members, o.place)
 	}

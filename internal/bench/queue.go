@@ -1,0 +1,380 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/drover-ml/drover/orchestrator/queue"
+)
+
+// queueLoad is a load that Kueue publishes, and its figures for it: queues that
+// all get the same jobs.
+type queueLoad struct {
+	name                 string
+	cohorts, queues      int
+	nominal, borrowing   queue.Amount
+	classes              []queueClass
+	makespan             time.Duration // Kueue's
+	small, medium, large float64       // Kueue's mean seconds to admission
+}
+
+// queueClass is count jobs a queue, one every interval.
+type queueClass struct {
+	name           string
+	count          int
+	every, runtime time.Duration
+	priority       int
+	size           queue.Amount
+}
+
+const (
+	ms   = time.Millisecond
+	unit = queue.One
+)
+
+var queueLoads = []queueLoad{
+	{"baseline", 5, 6, 20 * unit, 100 * unit, []queueClass{
+		{"small", 350, 100 * ms, 200 * ms, 50, 1 * unit},
+		{"medium", 100, 500 * ms, 500 * ms, 100, 5 * unit},
+		{"large", 50, 1200 * ms, 1000 * ms, 200, 20 * unit},
+	}, 351 * time.Second, 215, 76.8, 16.5},
+	{"large-scale", 10, 100, 20 * unit, 100 * unit, []queueClass{
+		{"small", 35, 60 * ms, 150 * ms, 50, 1 * unit},
+		{"medium", 11, 300 * ms, 350 * ms, 100, 5 * unit},
+		{"large", 4, 700 * ms, 700 * ms, 200, 20 * unit},
+	}, 1179 * time.Second, 700, 256, 105.6},
+}
+
+func benchQueue(ctx context.Context) ([]row, error) {
+	rows, err := benchPass()
+	if err != nil {
+		return rows, fmt.Errorf("one pass: %w", err)
+	}
+	for _, l := range queueLoads {
+		more, err := l.run(ctx)
+		rows = append(rows, more...)
+		if err != nil {
+			return rows, fmt.Errorf("load %s: %w", l.name, err)
+		}
+	}
+	return rows, nil
+}
+
+// loadEvent is a job that arrives or, at its run's end, leaves.
+type loadEvent struct {
+	at    time.Duration
+	job   queue.JobID
+	class int
+	queue queue.QueueID
+	start int // of a run, counted; zero: it arrives
+}
+
+func (l queueLoad) snapshot() queue.Snapshot {
+	var s queue.Snapshot
+	borrowing := l.borrowing
+	for c := range l.cohorts {
+		cohort := fmt.Sprint("cohort-", c)
+		s.Cohorts = append(s.Cohorts, queue.Cohort{Name: cohort})
+		for q := range l.queues {
+			s.Queues = append(s.Queues, queue.Queue{ID: queue.QueueID(fmt.Sprintf("%s-%d", cohort, q)), Cohort: cohort,
+				Quotas: map[queue.Flavor]queue.Quota{"gpu": {Nominal: l.nominal, BorrowingLimit: &borrowing}}})
+		}
+	}
+	return s
+}
+
+// arrivals are all jobs in the order of their arrival.
+func (l queueLoad) arrivals(s queue.Snapshot) []loadEvent {
+	var es []loadEvent
+	for _, q := range s.Queues {
+		for c, class := range l.classes {
+			for i := range class.count {
+				es = append(es, loadEvent{time.Duration(i+1) * class.every, queue.JobID(fmt.Sprintf("%s-%s-%d", q.ID, class.name, i)), c, q.ID, 0})
+			}
+		}
+	}
+	slices.SortFunc(es, func(a, b loadEvent) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.job, b.job)) })
+	return es
+}
+
+// run plays the load in real time; work is a wait. A pass decides on all that has
+// happened since the one before.
+func (l queueLoad) run(ctx context.Context) ([]row, error) {
+	snap := l.snapshot()
+	state, err := queue.Open(snap, queue.Anywhere{})
+	if err != nil {
+		return nil, err
+	}
+	waiting := l.arrivals(snap)
+	total := len(waiting)
+	of := make(map[queue.JobID]loadEvent, total)
+	for _, e := range waiting {
+		of[e.job] = e
+	}
+	ends := make([][]loadEvent, len(l.classes)) // by class, in order
+	runs := map[queue.JobID]int{}
+	first := map[queue.JobID]time.Duration{}
+	var passes []float64
+	evictions, starts, done := 0, 0, 0
+	cpu := usedTime()
+	begin := time.Now()
+	for done < total {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		at := nextEvent(waiting, ends)
+		time.Sleep(time.Until(begin.Add(at)))
+		now := time.Since(begin)
+		for len(waiting) > 0 && waiting[0].at <= now {
+			e := waiting[0]
+			waiting = waiting[1:]
+			c := l.classes[e.class]
+			if err := state.Submit(queue.Job{ID: e.job, Queue: e.queue, Submitted: begin.Add(e.at), Priority: c.priority, Preemptible: true,
+				Each: queue.Resources{"gpu": c.size}, RunTime: c.runtime}); err != nil {
+				return nil, err
+			}
+		}
+		for c := range ends {
+			for len(ends[c]) > 0 && ends[c][0].at <= now {
+				e := ends[c][0]
+				ends[c] = ends[c][1:]
+				if runs[e.job] != e.start {
+					continue // it was evicted
+				}
+				if err := state.End(e.job, begin.Add(now)); err != nil {
+					return nil, err
+				}
+				done++
+			}
+		}
+		// Victims leave at once, so that a second pass starts who needed their room.
+		for again := true; again; {
+			before := time.Now()
+			plan := state.Plan(begin.Add(now))
+			passes = append(passes, time.Since(before).Seconds()*1000)
+			if err := state.Apply(plan, begin.Add(now)); err != nil {
+				return nil, err
+			}
+			for _, s := range plan.Start {
+				e := of[s.Job]
+				starts++
+				runs[s.Job] = starts
+				if _, ok := first[s.Job]; !ok {
+					first[s.Job] = time.Since(begin) - e.at
+				}
+				e.at, e.start = time.Since(begin)+l.classes[e.class].runtime, starts
+				ends[e.class] = append(ends[e.class], e)
+			}
+			for _, v := range plan.Evict {
+				evictions++
+				delete(runs, v.Job)
+				if err := state.Requeue(v.Job, begin.Add(now)); err != nil {
+					return nil, err
+				}
+			}
+			again = len(plan.Evict) > 0
+		}
+	}
+	return l.rows(time.Since(begin), usedTime()-cpu, of, first, passes, evictions), nil
+}
+
+// nextEvent is when something happens next.
+func nextEvent(waiting []loadEvent, ends [][]loadEvent) time.Duration {
+	at := time.Duration(1 << 62)
+	for _, es := range append(ends[:len(ends):len(ends)], waiting) {
+		if len(es) > 0 {
+			at = min(at, es[0].at)
+		}
+	}
+	return at
+}
+
+func (l queueLoad) rows(took, cpu time.Duration, of map[queue.JobID]loadEvent, first map[queue.JobID]time.Duration, passes []float64, evictions int) []row {
+	var work float64
+	for _, c := range l.classes {
+		work += float64(c.count) * float64(c.size) * c.runtime.Seconds()
+	}
+	bound := work / float64(l.nominal)
+	rows := []row{
+		{Case: l.name, Subject: "makespan / (work / quota)", Value: took.Seconds() / bound, Min: took.Seconds() / bound, Max: took.Seconds() / bound,
+			Unit: "x", Note: fmt.Sprintf("%d jobs in %.1f s, bound %.2f s; Kueue %.0f s = %.1f", len(of), took.Seconds(), bound, l.makespan.Seconds(), l.makespan.Seconds()/bound)},
+		{Case: l.name, Subject: "evictions", Value: float64(evictions), Min: float64(evictions), Max: float64(evictions), Unit: "jobs"},
+		{Case: l.name, Subject: "processor time", Value: cpu.Seconds(), Min: cpu.Seconds(), Max: cpu.Seconds(), Unit: "s", Note: fmt.Sprintf("%d passes, peak RSS of the process %.0f MiB", len(passes), peakRSS())},
+		spread(l.name, "pass", "ms", passes),
+	}
+	for i, c := range l.classes {
+		var sum, least, most, n float64
+		least = 1e9
+		for id, d := range first {
+			if of[id].class == i {
+				s := d.Seconds()
+				sum, n, least, most = sum+s, n+1, min(least, s), max(most, s)
+			}
+		}
+		kueue := []float64{l.small, l.medium, l.large}[i]
+		rows = append(rows, row{Case: l.name, Subject: "mean to admission, " + c.name, Value: sum / n, Min: least, Max: most, Unit: "s", Note: fmt.Sprintf("Kueue %g s, / Kueue %.3f", kueue, sum/n/kueue)})
+	}
+	return rows
+}
+
+// usedTime is the processor time of this process so far.
+func usedTime() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func peakRSS() float64 {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return float64(u.Maxrss) / 1024
+}
+
+// The cluster of the pass: full, with a long queue.
+const (
+	passNodes   = 10_000
+	passWaiting = 100_000
+	passQueues  = 200
+)
+
+// passSnapshot is 10,000 nodes of 8 GPUs that are all in use, by jobs of 1 to 64,
+// and 100,000 jobs that wait: 10 cohorts of 20 queues, 4 run times, 2 priorities.
+func passSnapshot(r *rand.Rand) (queue.Snapshot, queue.Places) {
+	s := queue.Snapshot{Policy: queue.Policy{HalfLife: 24 * time.Hour, MinRunTime: 10 * time.Minute}}
+	nodes := map[queue.NodeID]queue.Resources{}
+	name := func(i int) queue.NodeID { return queue.NodeID(fmt.Sprintf("node-%05d", i)) }
+	for i := range passNodes {
+		nodes[name(i)] = queue.Resources{"gpu": 8 * unit}
+	}
+	for i := range passQueues {
+		cohort := fmt.Sprint("cohort-", i/20)
+		if i%20 == 0 {
+			s.Cohorts = append(s.Cohorts, queue.Cohort{Name: cohort})
+		}
+		s.Queues = append(s.Queues, queue.Queue{ID: queue.QueueID(fmt.Sprintf("queue-%03d", i)), Cohort: cohort,
+			Quotas: map[queue.Flavor]queue.Quota{"gpu": {Nominal: passNodes * 8 / passQueues * unit}}})
+	}
+	// Those that wait do not outrank those that run: evictions are over.
+	job := func(id string, i, priority, gpus int) queue.Job {
+		j := queue.Job{ID: queue.JobID(id), Queue: s.Queues[i%passQueues].ID, Submitted: passNow.Add(-time.Duration(r.IntN(86400)) * time.Second),
+			Priority: priority + 50*r.IntN(2), Preemptible: true, Each: queue.Resources{"gpu": queue.Amount(min(gpus, 8)) * unit},
+			RunTime: time.Duration(1<<r.IntN(4)) * time.Hour, Min: max(1, gpus/8)}
+		return j
+	}
+	for n := 0; n < passNodes; {
+		size := []int{1, 1, 2, 4, 8, 8, 16, 64}[r.IntN(8)]
+		at := passNow.Add(-time.Duration(r.IntN(3600)) * time.Second)
+		count := max(1, 8/size) // that fill a node
+		for range count {
+			j := job(fmt.Sprintf("run-%06d", len(s.Running)), n, 50, size)
+			var place queue.Place
+			for m := range j.Min {
+				place = append(place, queue.Spot{Node: name(min(n+m, passNodes-1)), Members: 1})
+			}
+			s.Running = append(s.Running, queue.Running{Job: j, Run: queue.Run{Started: at, Members: j.Min, Place: place}})
+		}
+		n += max(1, size/8)
+	}
+	for i := range passWaiting {
+		s.Waiting = append(s.Waiting, job(fmt.Sprintf("wait-%06d", i), r.IntN(passQueues), 0, []int{1, 1, 1, 2, 4, 8, 16, 64}[r.IntN(8)]))
+	}
+	return s, queue.NewCounting(nodes)
+}
+
+var passNow = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// benchPass measures one decision on a great cluster.
+func benchPass() ([]row, error) {
+	snap, places := passSnapshot(rand.New(rand.NewPCG(1, 0)))
+	var open, first []float64
+	var state *queue.State
+	var memory float64
+	for range 5 {
+		state = nil
+		before := liveMiB()
+		t := time.Now()
+		s, err := queue.Open(snap, places)
+		if err != nil {
+			return nil, err
+		}
+		open = append(open, time.Since(t).Seconds())
+		t = time.Now()
+		plan := s.Plan(passNow)
+		first = append(first, open[len(open)-1]+time.Since(t).Seconds())
+		if err := s.Apply(plan, passNow); err != nil {
+			return nil, err
+		}
+		state = s
+		memory = liveMiB() - before
+		for _, v := range plan.Evict {
+			if err := s.Requeue(v.Job, passNow); err != nil {
+				return nil, err
+			}
+		}
+	}
+	now := passNow
+	settled := 0
+	for ; settled < 50; settled++ {
+		plan := state.Plan(now)
+		if plan.Empty() {
+			break
+		}
+		if err := state.Apply(plan, now); err != nil {
+			return nil, err
+		}
+		for _, v := range plan.Evict {
+			if err := state.Requeue(v.Job, now); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var passes []float64
+	started := 0
+	for i := range 50 {
+		now = now.Add(time.Second)
+		id := snap.Running[i*37%len(snap.Running)].ID
+		t := time.Now()
+		if err := state.End(id, now); err != nil {
+			continue // it had made room already
+		}
+		plan := state.Plan(now)
+		if err := state.Apply(plan, now); err != nil {
+			return nil, err
+		}
+		passes = append(passes, time.Since(t).Seconds()*1000)
+		started += len(plan.Start)
+		for _, v := range plan.Evict {
+			if err := state.Requeue(v.Job, now); err != nil {
+				return nil, err
+			}
+		}
+	}
+	p := slices.Sorted(slices.Values(passes))
+	note := fmt.Sprintf("%d passes after %d that settled reclaims, %d jobs started, p99 %.2f ms", len(p), settled, started, p[len(p)*99/100])
+	load := strings.Join([]string{fmt.Sprint(passWaiting, " waiting"), fmt.Sprint(passNodes, " nodes"), fmt.Sprint(len(snap.Running), " running")}, ", ")
+	after := spread("pass", "after one job ended", "ms", passes)
+	after.Note = note
+	all := spread("pass", "from scratch, checks of the snapshot included", "s", first)
+	all.Note = load
+	return []row{all, after, {Case: "pass", Subject: "memory of the state", Value: memory, Min: memory, Max: memory, Unit: "MiB"}}, nil
+}
+
+// liveMiB is the live memory, in MiB.
+func liveMiB() float64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc) / (1 << 20)
+}
