@@ -68,7 +68,7 @@ type patientVitals struct {
 }
 
 func (p patientVitals) Vitals(ctx context.Context, boards []gpu.ID) (map[gpu.ID]gpu.Vitals, error) {
-	return p.vitals.wait(ctx, p.limit, func(ctx context.Context) (map[gpu.ID]gpu.Vitals, error) { return p.inner.Vitals(ctx, boards) })
+	return readEach(ctx, &p.vitals, p.limit, boards, p.inner.Vitals)
 }
 
 type patientWiring struct {

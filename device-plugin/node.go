@@ -25,6 +25,9 @@ const (
 	// retryPause is how soon what failed is tried again: reading the GPUs (if
 	// the fingerprint period is longer), writing a file, watching for events.
 	retryPause = 10 * time.Second
+	// endAfter is how old a process is before it ends to be started anew: an
+	// agent starts a plugin that ends at once again, without a pause.
+	endAfter = time.Minute
 	// freshFor is for how long a look at the GPUs is good enough to promise
 	// one of them to a task.
 	freshFor = 2 * time.Second
@@ -42,6 +45,9 @@ type node struct {
 	health   judge
 	exporter *metrics.Exporter
 	daemons  *mps.Daemons // nil on a simulated machine
+	// end ends the process, for the agent to start another; nil does not.
+	end  func()
+	born time.Time
 
 	started sync.Once
 	stop    context.CancelFunc
@@ -75,7 +81,7 @@ type judge interface {
 
 func newNode(log hclog.Logger, src gpu.Source, s settings) (*node, error) {
 	n := &node{
-		log: log, machine: machineOf(src), settings: s, report: reporter{log: log},
+		log: log, machine: machineOf(src), settings: s, report: reporter{log: log}, born: time.Now(),
 		kick: make(chan struct{}, 1), known: map[string]gpu.Overlay{}, changed: make(chan struct{}),
 	}
 	n.exporter = n.newExporter()
@@ -235,6 +241,10 @@ func (n *node) look(ctx context.Context) error {
 	n.exporter.Looked(started, err)
 	n.report.trouble(err, len(n.state.Devices))
 	n.renew()
+	if errors.Is(err, gpu.ErrRestart) && n.end != nil && time.Since(n.born) >= endAfter {
+		n.log.Warn("ending, so that the agent starts the plugin anew: what runs on the GPUs goes on", "reason", err)
+		n.end()
+	}
 	return err
 }
 

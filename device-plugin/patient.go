@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,8 +19,8 @@ type patient struct {
 	gpu.Source
 	limit     time.Duration
 	inventory flight[gpu.Inventory]
-	sample    flight[map[gpu.ID]gpu.Sample]
-	vitals    flight[map[gpu.ID]gpu.Vitals]
+	sample    flight[readings[gpu.Sample]]
+	vitals    flight[readings[gpu.Vitals]]
 	wiring    flight[topology.Graph]
 	processes flight[[]gpu.Process]
 	closing   flight[struct{}]
@@ -33,9 +34,7 @@ func (p *patient) Inventory(ctx context.Context) (gpu.Inventory, error) {
 }
 
 func (p *patient) Sample(ctx context.Context, ids []gpu.ID) (map[gpu.ID]gpu.Sample, error) {
-	return p.sample.wait(ctx, p.limit, func(ctx context.Context) (map[gpu.ID]gpu.Sample, error) {
-		return p.Source.Sample(ctx, ids)
-	})
+	return readEach(ctx, &p.sample, p.limit, ids, p.Source.Sample)
 }
 
 func (p *patient) Close() error {
@@ -43,6 +42,32 @@ func (p *patient) Close() error {
 		return struct{}{}, p.Source.Close()
 	})
 	return err
+}
+
+// readings are what was read of the devices that were asked for.
+type readings[T any] struct {
+	asked []gpu.ID
+	of    map[gpu.ID]T
+}
+
+// readEach reads devices, all of them in one call. A call under way that is
+// about others is waited for, and not taken for the answer.
+func readEach[T any](
+	ctx context.Context, f *flight[readings[T]], limit time.Duration, ids []gpu.ID,
+	read func(context.Context, []gpu.ID) (map[gpu.ID]T, error),
+) (map[gpu.ID]T, error) {
+	for {
+		r, err := f.wait(ctx, limit, func(ctx context.Context) (readings[T], error) {
+			of, err := read(ctx, ids)
+			return readings[T]{ids, of}, err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if slices.Equal(r.asked, ids) {
+			return r.of, nil
+		}
+	}
 }
 
 // flight is a call of which at most one is under way.

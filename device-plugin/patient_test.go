@@ -80,3 +80,51 @@ func TestPatientTurnsPanicIntoError(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 }
+
+// slow is a source that answers each Sample when it is let.
+type slow struct {
+	gpu.Source
+	let   chan struct{}
+	calls atomic.Int32
+}
+
+func (s *slow) Sample(_ context.Context, ids []gpu.ID) (map[gpu.ID]gpu.Sample, error) {
+	s.calls.Add(1)
+	<-s.let
+	of := map[gpu.ID]gpu.Sample{}
+	for _, id := range ids {
+		of[id] = gpu.Sample{}
+	}
+	return of, nil
+}
+
+// Who asks about other devices than somebody else at the same time gets those.
+func TestPatientAnswersWhatWasAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slow{let: make(chan struct{})}
+		src := &patient{Source: s, limit: time.Minute}
+		ask := func(ids ...gpu.ID) {
+			of, err := src.Sample(t.Context(), ids)
+			if err != nil || len(of) != len(ids) {
+				t.Errorf("asked for %v, got %v, %v", ids, of, err)
+			}
+			for _, id := range ids {
+				if _, ok := of[id]; !ok {
+					t.Errorf("asked for %v, got %v", ids, of)
+				}
+			}
+		}
+		go ask("GPU-0", "GPU-1")
+		go ask("GPU-2")
+		go ask("GPU-2")
+		synctest.Wait()
+		if n := s.calls.Load(); n != 1 {
+			t.Errorf("%d calls at the same time", n)
+		}
+		close(s.let)
+		synctest.Wait()
+		if n := s.calls.Load(); n < 2 || n > 3 {
+			t.Errorf("%d calls for two questions", n)
+		}
+	})
+}

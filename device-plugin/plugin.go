@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -28,6 +29,7 @@ const leastInterval = time.Second
 type plugin struct {
 	log  hclog.Logger
 	open func(settings) gpu.Source
+	end  func() // ends the process
 
 	mu       sync.Mutex
 	settings settings
@@ -37,7 +39,7 @@ type plugin struct {
 var _ device.Plugin = (*plugin)(nil)
 
 func newPlugin(log hclog.Logger) *plugin {
-	p := &plugin{log: log}
+	p := &plugin{log: log, end: func() { os.Exit(1) }}
 	p.settings, _ = defaultConfig().check() // the defaults are right
 	p.open = func(s settings) gpu.Source { return openSource(s, log) }
 	return p
@@ -97,6 +99,7 @@ func (p *plugin) current() (*node, error) {
 		if err != nil {
 			return nil, err
 		}
+		n.end = p.end
 		p.node = n
 	}
 	return p.node, nil
