@@ -269,6 +269,11 @@ func (p *pass) start(e *entry) bool {
 
 // admit takes h in all shadows that it reaches into, or in none.
 func (p *pass) admit(h hold) bool {
+	for _, sh := range p.shadows { // what costs little first
+		if sh.binds(h.entry, p.now) && (sh.quota(h.entry, h.members) < h.members || sh.full[h.ask()]) {
+			return false
+		}
+	}
 	var undo []func()
 	for _, sh := range p.shadows {
 		if !sh.binds(h.entry, p.now) {

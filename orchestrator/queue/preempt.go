@@ -33,6 +33,9 @@ func (p *pass) evict(e *entry) bool {
 		return false
 	}
 	after := p.foresee()
+	for _, sh := range p.shadows {
+		sh.full = nil
+	}
 	for _, v := range victims {
 		p.gone[v] = true
 		after.release(v, v.run.Members, v.run.Place)

@@ -11,6 +11,23 @@ type shadow struct {
 	*ledger
 	at    time.Time
 	holds []hold
+	// full are the asks that found no place here. A pass only makes it fuller, but
+	// for evictions.
+	full map[ask]bool
+}
+
+// ask is members of the same needs.
+type ask struct {
+	shape   string
+	members int
+}
+
+// ask is h's; that of a claim is nobody's.
+func (h hold) ask() ask {
+	if h.kind == nil {
+		return ask{}
+	}
+	return ask{h.kind.key.shape, h.members}
 }
 
 // binds reports whether e, started now, would still run then.
@@ -40,8 +57,17 @@ func (sh *shadow) admit(h hold) (undo func(), ok bool) {
 	if len(old) > fewHolds {
 		return nil, false
 	}
-	if _, n := sh.places.Find(&h.Job, h.members); n < h.members {
+	refuse := func() (func(), bool) {
+		if h.kind != nil {
+			if sh.full == nil {
+				sh.full = map[ask]bool{}
+			}
+			sh.full[h.ask()] = true
+		}
 		return nil, false
+	}
+	if _, n := sh.places.Find(&h.Job, h.members); n < h.members {
+		return refuse()
 	}
 	for _, o := range old {
 		sh.release(o.entry, o.members, o.place)
@@ -62,7 +88,7 @@ func (sh *shadow) admit(h hold) (undo func(), ok bool) {
 		place, n := sh.find(o.entry, o.members)
 		if n < o.members {
 			undo()
-			return nil, false
+			return refuse()
 		}
 		sh.hold(hold{o.entry, n, place})
 	}
