@@ -13,9 +13,10 @@
 //   - Usage that it admits stays within quota and limits at every level of the
 //     cohorts. Work that Drover did not submit is counted, and may exceed them.
 //   - A gang has a place for its least number of members, or holds nothing.
-//   - The first job of a tree of cohorts that cannot start has a reservation.
-//     Nothing that is started later in the order delays it, as long as jobs end
-//     within their declared run times.
+//   - The first job of a tree of cohorts that cannot start has a reservation, and
+//     keeps it. Nothing that starts before it delays it, as long as jobs end within
+//     their declared run times. While the job would borrow, it gives way to those
+//     that need what is their own ([Reservation.Firm]).
 //   - Victims are preemptible, past their minimum run time, and either of lower
 //     priority in the same queue or of a part of the tree that is over its quota
 //     while the preemptor's stays within its own. What they leave is kept for the
