@@ -129,12 +129,13 @@ func newPressure(shapes []expected, nodes []node) *pressure {
 	return p
 }
 
-// How much GPUs that a place leaves of no use weigh, beside one GPU of
-// fragmentation: a GPU's worth in prices, a GPU of a model under pressure, and
-// what the node has left, as best-fit has it.
+// What weighs how much beside one GPU of fragmentation: a GPU's worth in
+// prices, a GPU of a model under mean pressure, and what the node has left, as
+// best-fit has it. They were chosen on a few draws of the openb workloads: see
+// docs/benchmarks.md.
 const (
-	priceWeight    = 1.5
-	pressureWeight = 0.2
+	priceWeight    = 5
+	pressureWeight = 0.4
 	leftWeight     = 0.05
 )
 
