@@ -16,7 +16,7 @@ const module = "github.com/drover-ml/drover/"
 
 // pure packages take values and return values.
 var pure = []string{
-	"orchestrator/pipeline", "orchestrator/jobspec", "orchestrator/gate", "orchestrator/failover", "orchestrator/queue", "devcluster/scheduler",
+	"orchestrator/pipeline", "orchestrator/jobspec", "orchestrator/gate", "orchestrator/failover", "orchestrator/queue", "orchestrator/placement", "orchestrator/trace", "devcluster/scheduler",
 	"device-plugin/gpu", "device-plugin/mig", "device-plugin/topology", "device-plugin/health", "device-plugin/sharing",
 }
 
