@@ -13,7 +13,7 @@ import (
 )
 
 // normalizeArgs rewrites one-dash flags ("-detach", "-var") to the two dashes
-// that pflag understands. It knows which flags take a value, so that a value
+// that pflag understands, and "-h" to "--help". It knows which flags take a value, so that a value
 // which begins with a dash stays as it is, and it stops at "--".
 func normalizeArgs(root *cobra.Command, args []string) []string {
 	takesValue := valueFlags(root)
@@ -27,6 +27,9 @@ func normalizeArgs(root *cobra.Command, args []string) []string {
 		if !isFlag {
 			out = append(out, arg)
 			continue
+		}
+		if arg == "-h" {
+			arg = "-help"
 		}
 		out = append(out, "--"+strings.TrimLeft(arg, "-"))
 		if takesValue[name] && !strings.Contains(arg, "=") && i+1 < len(args) {

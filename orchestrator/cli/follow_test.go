@@ -137,6 +137,8 @@ func TestNormalizeArgs(t *testing.T) {
 		"number":                    {"logs r s -trial -1", "logs r s --trial -1"},
 		"end of flags":              {"run -detach -- -p.hcl", "run --detach -- -p.hcl"},
 		"flag without its value":    {"run p -var", "run p --var"},
+		"help":                      {"run -h", "run --help"},
+		"value like help":           {"run -var -h", "run --var -h"},
 	}
 	root := newRoot()
 	for name, test := range tests {
