@@ -312,6 +312,11 @@ func TestDriverEndsATaskWithItsGPU(t *testing.T) {
 	w.until(id, "the wait for another GPU", func(e run.Event) bool {
 		return strings.HasSuffix(e.Message, "1 node exhausted on devices; it was moved off GPU-a on node n1: Xid 79: GPU has fallen off the bus")
 	})
+	// A restart does not have Nomad's word, which is old, believed.
+	w.shut()
+	before := w.cluster.Lists()
+	w.open(nil)
+	eventually(t, "a look at the nodes, and another", func() bool { return w.cluster.Lists() >= before+2 })
 	w.cluster.SetHealth("GPU-a", xid79(gpustatus.End))
 	w.cluster.AddGPU("n1", "GPU-b")
 	close(tr.end)
@@ -320,7 +325,7 @@ func TestDriverEndsATaskWithItsGPU(t *testing.T) {
 	if r.Phase != run.Succeeded || len(train.Attempts) != 2 || !train.Attempts[0].Moved || fmt.Sprint(tr.starts()) != "[-1 0]" {
 		t.Errorf("%s\nstarts %v", describe(r), tr.starts())
 	}
-	if all := w.incidents(); len(all) != 1 || len(all[0].Affected) != 1 || all[0].Affected[0].Phase != failover.Resumed || all[0].Board != "Pretend GPU" {
+	if all := w.incidents(); len(all) != 1 || len(all[0].Affected) != 1 || all[0].Affected[0].Phase != failover.Resumed || all[0].Board != "Pretend GPU" || all[0].Times != 1 {
 		t.Errorf("incidents = %+v", all)
 	}
 }

@@ -32,7 +32,7 @@ type fleet struct {
 
 type opened struct {
 	incident string
-	at       time.Time // the zero time if before this engine's start
+	at       time.Time // when it was seen
 	// told tells that Nomad knows. What a task has died of may be known here
 	// before.
 	told bool
@@ -57,7 +57,9 @@ func (f *fleet) load(ctx context.Context) error {
 		return err
 	}
 	for _, i := range incidents {
-		f.note(i, time.Time{})
+		// Whether Nomad had told of it is not known any more: a new one is
+		// believed until Nomad must have heard.
+		f.note(i, i.Seen)
 	}
 	return nil
 }

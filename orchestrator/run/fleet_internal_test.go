@@ -20,16 +20,15 @@ func TestIncidentIsOver(t *testing.T) {
 		node failover.Node
 		want bool
 	}{
-		"ill":                                {opened{told: true, at: long}, ill, false},
-		"well":                               {opened{told: true, at: recent}, well, true},
-		"well, but a task has just died":     {opened{at: recent}, well, false},
-		"well, and a task died long ago":     {opened{at: long}, well, true},
-		"well, after a start of this server": {opened{}, well, true},
-		"missing for the first time":         {opened{told: true, at: long}, without, false},
-		"missing for a moment":               {opened{told: true, at: long, missing: recent}, without, false},
-		"missing for long":                   {opened{told: true, at: long, missing: long}, without, true},
-		"there again, but ill":               {opened{told: true, at: long, missing: long}, ill, false},
-		"another node's news":                {opened{told: true, at: long}, failover.Node{ID: "m"}, false},
+		"ill":                            {opened{told: true, at: long}, ill, false},
+		"well":                           {opened{told: true, at: recent}, well, true},
+		"well, but a task has just died": {opened{at: recent}, well, false},
+		"well, and a task died long ago": {opened{at: long}, well, true},
+		"missing for the first time":     {opened{told: true, at: long}, without, false},
+		"missing for a moment":           {opened{told: true, at: long, missing: recent}, without, false},
+		"missing for long":               {opened{told: true, at: long, missing: long}, without, true},
+		"there again, but ill":           {opened{told: true, at: long, missing: long}, ill, false},
+		"another node's news":            {opened{told: true, at: long}, failover.Node{ID: "m"}, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

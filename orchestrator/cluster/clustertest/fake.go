@@ -93,6 +93,7 @@ type Cluster struct {
 	full    string // why nothing can be placed
 	starts  map[string]int
 	gpus    []*gpu
+	lists   int            // of the nodes
 	signals map[string]int // by job ID
 	// nodeIndexes are those of the nodes' last changes, by name.
 	nodeIndexes map[string]uint64

@@ -48,6 +48,13 @@ func (c *Cluster) Signals(jobID string) int {
 	return c.signals[jobID]
 }
 
+// Lists is how often the nodes were listed.
+func (c *Cluster) Lists() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lists
+}
+
 // tellNode puts a node's state into the event stream. c.mu is held.
 func (c *Cluster) tellNode(name string) {
 	c.index++
@@ -123,6 +130,7 @@ func (c *Cluster) Nodes(ctx context.Context) (out []failover.Node, err error) {
 	err = c.call(ctx, "Nodes", "", func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		c.lists++
 		seen := map[string]bool{}
 		for _, g := range c.gpus {
 			if !seen[g.node] {
