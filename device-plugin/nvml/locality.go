@@ -9,6 +9,7 @@ import (
 	lib "github.com/NVIDIA/go-nvml/pkg/nvml"
 
 	"github.com/drover-ml/drover/device-plugin/nvml/pci"
+	"github.com/drover-ml/drover/device-plugin/topology"
 )
 
 const (
@@ -39,7 +40,7 @@ func (r *reader) locality(d lib.Device, bus string) (node *int, cpus string) {
 	}
 	if cpus == "" {
 		if set := read(r, func() ([]uint, lib.Return) { return d.GetCpuAffinity(mostCPUs) }, "nvmlDeviceGetCpuAffinity"); set != nil {
-			cpus = ranges(members(*set))
+			cpus = topology.FormatCPUs(members(*set))
 		}
 	}
 	return node, cpus
@@ -56,22 +57,4 @@ func members(words []uint) []int {
 		}
 	}
 	return set
-}
-
-// ranges writes ascending numbers as the kernel does: "0-23,48-71".
-func ranges(numbers []int) string {
-	var parts []string
-	for i := 0; i < len(numbers); {
-		last := i
-		for last+1 < len(numbers) && numbers[last+1] == numbers[last]+1 {
-			last++
-		}
-		part := strconv.Itoa(numbers[i])
-		if last > i {
-			part += "-" + strconv.Itoa(numbers[last])
-		}
-		parts = append(parts, part)
-		i = last + 1
-	}
-	return strings.Join(parts, ",")
 }

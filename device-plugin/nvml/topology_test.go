@@ -183,7 +183,7 @@ func TestRanges(t *testing.T) {
 		{nil, ""}, {[]uint{0}, ""}, {[]uint{1}, "0"}, {[]uint{0b1011}, "0-1,3"}, {[]uint{1 << 63, 1}, "63-64"}, {[]uint{0, 6}, "65-66"},
 	}
 	for _, tt := range tests {
-		if got := ranges(members(tt.words)); got != tt.want {
+		if got := topology.FormatCPUs(members(tt.words)); got != tt.want {
 			t.Errorf("%v is %q, want %q", tt.words, got, tt.want)
 		}
 	}

@@ -32,8 +32,8 @@ func parseCPUs(list string) ([]int, error) {
 	return slices.Compact(cpus), nil
 }
 
-// formatCPUs writes sorted CPUs as the kernel does.
-func formatCPUs(cpus []int) string {
+// FormatCPUs writes sorted CPUs as the kernel does.
+func FormatCPUs(cpus []int) string {
 	var parts []string
 	for i := 0; i < len(cpus); {
 		last := i
@@ -61,5 +61,5 @@ func joinCPUs(lists []string) string {
 		all = append(all, cpus...)
 	}
 	slices.Sort(all)
-	return formatCPUs(slices.Compact(all))
+	return FormatCPUs(slices.Compact(all))
 }

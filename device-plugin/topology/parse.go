@@ -235,7 +235,7 @@ func (m *matrix) describe(gpu *GPU) error {
 			if err != nil {
 				return err
 			}
-			gpu.CPUs, values = formatCPUs(cpus), values[1:]
+			gpu.CPUs, values = FormatCPUs(cpus), values[1:]
 		case column == nodeColumn && cpuList.MatchString(value):
 			// A range, as 0-1, is of a GPU that is as near to both.
 			if node, err := strconv.Atoi(value); err == nil {
