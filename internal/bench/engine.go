@@ -40,12 +40,17 @@ const engineRuns = 3
 // registers the same tasks as jobs with Nomad, one as soon as the one before
 // it has completed. What Drover takes longer is its overhead.
 func benchEngine(ctx context.Context) ([]row, error) {
+	return onEachCluster(func(t lab.T, c lab.Cluster, bin string) []row { return engineOn(ctx, t, c, bin) })
+}
+
+// onEachCluster measures on a devcluster, and on Nomad where that is to be had.
+func onEachCluster(measure func(t lab.T, c lab.Cluster, bin string) []row) ([]row, error) {
 	bin, err := filepath.Abs("bin")
 	if err != nil {
 		return nil, err
 	}
 	var rows []row
-	err = inLab(func(t lab.T) { rows = append(rows, engineOn(ctx, t, lab.NewDevcluster(t, bin), bin)...) })
+	err = inLab(func(t lab.T) { rows = append(rows, measure(t, lab.NewDevcluster(t, bin), bin)...) })
 	if err != nil {
 		return nil, fmt.Errorf("on the devcluster: %w", err)
 	}
@@ -53,7 +58,7 @@ func benchEngine(ctx context.Context) ([]row, error) {
 	if err != nil || os.Geteuid() != 0 {
 		return append(rows, row{Case: "all", Subject: "nomad", Note: "skipped: needs root and a nomad binary on the PATH"}), nil
 	}
-	err = inLab(func(t lab.T) { rows = append(rows, engineOn(ctx, t, lab.NewNomad(t, nomad, bin), bin)...) })
+	err = inLab(func(t lab.T) { rows = append(rows, measure(t, lab.NewNomad(t, nomad, bin), bin)...) })
 	if err != nil {
 		return rows, fmt.Errorf("on Nomad: %w", err)
 	}

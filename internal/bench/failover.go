@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -24,24 +23,7 @@ const failoverRounds = 8
 // benchFailover breaks simulated GPUs under trainings, and takes the time until
 // Nomad's server knows, and until the training runs elsewhere.
 func benchFailover(ctx context.Context) ([]row, error) {
-	bin, err := filepath.Abs("bin")
-	if err != nil {
-		return nil, err
-	}
-	var rows []row
-	err = inLab(func(t lab.T) { rows = append(rows, failoverOn(ctx, t, lab.NewDevcluster(t, bin), bin)...) })
-	if err != nil {
-		return nil, fmt.Errorf("on the devcluster: %w", err)
-	}
-	nomad, err := exec.LookPath("nomad")
-	if err != nil || os.Geteuid() != 0 {
-		return append(rows, row{Case: "all", Subject: "nomad", Note: "skipped: needs root and a nomad binary on the PATH"}), nil
-	}
-	err = inLab(func(t lab.T) { rows = append(rows, failoverOn(ctx, t, lab.NewNomad(t, nomad, bin), bin)...) })
-	if err != nil {
-		return rows, fmt.Errorf("on Nomad: %w", err)
-	}
-	return rows, nil
+	return onEachCluster(func(t lab.T, c lab.Cluster, bin string) []row { return failoverOn(ctx, t, c, bin) })
 }
 
 func failoverOn(ctx context.Context, t lab.T, c lab.Cluster, bin string) []row {

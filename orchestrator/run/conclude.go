@@ -2,6 +2,7 @@ package run
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -159,7 +160,7 @@ func (a *actor) conclude(at *attempt, o outcome) {
 	at.Ended = new(now())
 	if r := o.Record; r != nil {
 		at.ResumedFrom, at.AllocID = r.ResumedFrom, r.AllocID
-		at.NodeName, at.Devices = cmpOr(r.NodeName, at.NodeName), r.Devices
+		at.NodeName, at.Devices = cmp.Or(r.NodeName, at.NodeName), r.Devices
 		if !r.Started.IsZero() {
 			at.Started, at.Ended = new(r.Started.UTC()), new(r.Finished.UTC())
 		}
@@ -184,13 +185,6 @@ func (a *actor) conclude(at *attempt, o outcome) {
 	default:
 		a.taskEnded(t, o.Phase, o.Reason)
 	}
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // storePoints adds points to the change; what does not fit goes first, in

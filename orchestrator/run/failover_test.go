@@ -1,6 +1,7 @@
 package run_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -245,7 +246,7 @@ func TestMoves(t *testing.T) {
 			if strings.HasPrefix(name, "well again") || strings.HasPrefix(name, "worse") || strings.HasPrefix(name, "ended") {
 				w.task("step.train", tr.unasked)
 			}
-			source := cmpOr(tt.source, trains)
+			source := cmp.Or(tt.source, trains)
 			if tt.source != "" {
 				w.task("step.train", func(x clustertest.Task) clustertest.Exit {
 					select {
@@ -279,13 +280,6 @@ func TestMoves(t *testing.T) {
 			}
 		})
 	}
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // The driver ends a task whose GPU is gone by itself, perhaps before Nomad

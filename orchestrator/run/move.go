@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -192,7 +193,7 @@ func (e *Engine) loss(ctx context.Context, o outcome, leaving bool, alloc *Alloc
 		}
 	}
 	if r := o.Record; r != nil && (alloc == nil || r.AllocID == alloc.ID) {
-		l.remains.Started, l.remains.At, text = r.Started, r.Finished.UTC(), cmpOr(r.Error, text)
+		l.remains.Started, l.remains.At, text = r.Started, r.Finished.UTC(), cmp.Or(r.Error, text)
 	}
 	if !leaving {
 		if alloc == nil {

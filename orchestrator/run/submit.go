@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -130,7 +131,7 @@ func (e *Engine) Submit(ctx context.Context, s Submission) (r Run, created bool,
 		state.Nodes = append(state.Nodes, Node{ID: n.ID, Kind: n.Kind, Phase: Waiting, Depends: n.DependsOn})
 	}
 	state.Clock = 1
-	first := Event{Run: state.ID, Seq: 1, Time: at, Type: "run", Phase: Running, Message: "submitted by " + cmpOr(s.By, "someone")}
+	first := Event{Run: state.ID, Seq: 1, Time: at, Type: "run", Phase: Running, Message: "submitted by " + cmp.Or(s.By, "someone")}
 	id, created, err := e.config.Store.Create(ctx, state, []Event{first})
 	if err != nil {
 		return Run{}, false, err
@@ -155,7 +156,7 @@ func (e *Engine) Cancel(ctx context.Context, id ID, by string) error {
 	}
 	if a := e.actor(id); a != nil {
 		reply := make(chan error, 1)
-		a.send(cancel{cmpOr(by, "someone"), reply})
+		a.send(cancel{cmp.Or(by, "someone"), reply})
 		select {
 		case err := <-reply:
 			return err
@@ -255,7 +256,7 @@ func (e *Engine) Retry(ctx context.Context, id ID, by string) (Run, error) {
 	}
 	c := s.rewind(onExit)
 	s.Clock++
-	c.Events = []Event{{Run: id, Seq: s.Clock, Time: now(), Type: "run", Phase: Running, Message: "tried again by " + cmpOr(by, "someone")}}
+	c.Events = []Event{{Run: id, Seq: s.Clock, Time: now(), Type: "run", Phase: Running, Message: "tried again by " + cmp.Or(by, "someone")}}
 	if err := e.config.Store.Commit(ctx, c); err != nil {
 		return Run{}, err
 	}
