@@ -27,6 +27,15 @@ var ErrInvalid = errors.New("invalid")
 // Flavor is a kind of resource with a quota of its own, as a GPU model.
 type Flavor string
 
+// The flavors that are no devices: they have quotas as others, and do not count as
+// lost work.
+const (
+	CPU    Flavor = "cpu"    // a whole one is 1,000 MHz
+	Memory Flavor = "memory" // a whole one is 1 GiB
+)
+
+func (f Flavor) device() bool { return f != CPU && f != Memory }
+
 // Resources are amounts by flavor.
 type Resources map[Flavor]Amount
 

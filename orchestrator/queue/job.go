@@ -25,6 +25,11 @@ type Job struct {
 	Preemptible bool
 	// Each is what a member needs, on one node.
 	Each Resources
+	// Or are alternatives to Each, by preference. All members get the same.
+	Or []Resources
+	// Shape is what else its place depends on. Only Places reads it: jobs of equal
+	// Shape, Each and Or are placed alike.
+	Shape string
 	// Min and Max are how many members it starts with. Zero: Min is 1, Max is Min.
 	Min, Max int
 	// RunTime is how long it runs at most, as far as is known; zero: the policy's.
@@ -44,6 +49,8 @@ type Run struct {
 	Checkpoint time.Time
 	Members    int
 	Place      Place
+	// Option is which of its alternatives it holds; see [Job.Option].
+	Option int
 	// Leaving is set when it was asked to make room, or cancelled. It holds what it
 	// has until it is gone.
 	Leaving bool
@@ -55,6 +62,21 @@ type Running struct {
 	Run Run
 }
 
+// Option is what a member needs by option: 0 is Each, i is Or[i-1].
+func (j *Job) Option(option int) Resources {
+	if option == 0 {
+		return j.Each
+	}
+	return j.Or[option-1]
+}
+
+// option is an alternative of a job, n by [Job.Option].
+type option struct {
+	n       int
+	parts   []part
+	devices Amount // a member
+}
+
 // part is an amount a member of a flavor by its index.
 type part struct {
 	flavor int
@@ -64,11 +86,29 @@ type part struct {
 // entry is a job in a state.
 type entry struct {
 	Job
-	node  int // of its queue
-	parts []part
-	kind  *kind // while it waits, unless it has a claim
-	run   *Run
-	claim bool
+	node    int      // of its queue
+	options []option // those of flavors that have a quota
+	kind    *kind    // while it waits, unless it has a claim
+	run     *Run
+	claim   bool
+}
+
+// hold is what a job takes.
+type hold struct {
+	*entry
+	option  *option
+	members int
+	place   Place
+}
+
+// held is what a running job holds.
+func (e *entry) held() hold {
+	for i := range e.options {
+		if o := &e.options[i]; o.n == e.run.Option {
+			return hold{e, o, e.run.Members, e.run.Place}
+		}
+	}
+	panic("queue: a job runs with an option that was not checked")
 }
 
 // kind is the waiting jobs of a queue that differ in age alone: if one cannot
@@ -129,34 +169,60 @@ func (s *State) newEntry(j Job) (*entry, error) {
 		j.Queued = j.Submitted
 	}
 	e := &entry{Job: j, node: node}
-	for f, a := range j.Each {
+	var unknown Flavor
+	for n := range len(j.Or) + 1 {
+		o, lacks, err := s.newOption(&j, n)
+		if err != nil {
+			return nil, fmt.Errorf("job %q: %w", j.ID, err)
+		}
+		if lacks == "" {
+			e.options = append(e.options, o)
+		}
+		unknown = cmp.Or(unknown, lacks)
+	}
+	if len(e.options) == 0 {
+		return nil, fmt.Errorf("%w job %q: nobody has a quota of %s", ErrInvalid, j.ID, unknown)
+	}
+	return e, nil
+}
+
+// newOption checks an option of j. lacks is a flavor without any quota.
+func (s *State) newOption(j *Job, n int) (o option, lacks Flavor, err error) {
+	o.n = n
+	for f, a := range j.Option(n) {
+		if _, err := times(a, j.Max); err != nil {
+			return option{}, "", fmt.Errorf("%s: %w", f, err)
+		}
+		if f.device() {
+			o.devices += a
+		}
 		i, ok := s.tree.index[f]
 		if !ok && a > 0 {
-			return nil, fmt.Errorf("%w job %q: nobody has a quota of %s", ErrInvalid, j.ID, f)
-		}
-		if _, err := times(a, j.Max); err != nil {
-			return nil, fmt.Errorf("job %q, %s: %w", j.ID, f, err)
-		}
-		if a > 0 {
-			e.parts = append(e.parts, part{i, a})
+			lacks = max(lacks, f)
+		} else if a > 0 {
+			o.parts = append(o.parts, part{i, a})
 		}
 	}
-	slices.SortFunc(e.parts, func(a, b part) int { return cmp.Compare(a.flavor, b.flavor) })
-	return e, nil
+	slices.SortFunc(o.parts, func(a, b part) int { return cmp.Compare(a.flavor, b.flavor) })
+	return o, lacks, nil
 }
 
 func (e *entry) kindKey() kindKey {
 	var shape strings.Builder
-	for _, p := range e.parts {
-		fmt.Fprintf(&shape, "%d:%d ", p.flavor, p.each)
+	for _, o := range e.options {
+		fmt.Fprintf(&shape, "%d ", o.n)
+		for _, p := range o.parts {
+			fmt.Fprintf(&shape, "%d:%d ", p.flavor, p.each)
+		}
 	}
+	shape.WriteString(e.Shape)
 	return kindKey{e.node, e.Priority, e.Min, e.Max, e.Preemptible, e.RunTime, shape.String()}
 }
 
 // ends is when it has ended at the latest; false: nobody knows.
 func (e *entry) ends() (time.Time, bool) { return e.run.Started.Add(e.RunTime), !e.Foreign }
 
-// lost is the work that is done again if it is stopped now: thousandths of GPUs
+// lost is the work that is done again if it is stopped now: thousandths of devices
 // times seconds since the newest checkpoint.
 func (e *entry) lost(now time.Time) float64 {
 	since := e.run.Started
@@ -166,11 +232,7 @@ func (e *entry) lost(now time.Time) float64 {
 	return e.size() * max(0, now.Sub(since).Seconds())
 }
 
-// size is what it holds, over all flavors.
+// size is how many thousandths of devices it holds, over all flavors.
 func (e *entry) size() float64 {
-	var held Amount
-	for _, p := range e.parts {
-		held += p.each * Amount(e.run.Members)
-	}
-	return float64(held)
+	return float64(e.held().option.devices) * float64(e.run.Members)
 }

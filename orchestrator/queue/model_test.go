@@ -213,7 +213,7 @@ func (m *model) checkBooks() {
 	free := m.places()
 	for id, s := range m.running {
 		j := m.jobs[id]
-		free.Take(&j, s.Place)
+		free.Take(&j, s.Option, s.Place)
 		used[string(j.Queue)] += j.Each[gpu] * queue.Amount(s.Members)
 		members := 0
 		for _, spot := range s.Place {

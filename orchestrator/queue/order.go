@@ -62,10 +62,9 @@ func (p *pass) rankOf(i int, head *entry) rank {
 	t := p.tree
 	n := &t.nodes[i]
 	r := rank{head: head, late: p.late(head)}
-	for _, part := range head.parts {
-		if !t.within(p.ledger.usage, i, head.node, part.flavor, part.each*Amount(head.Min)) {
-			r.borrows = true
-		}
+	r.borrows = true
+	for o := range head.options {
+		r.borrows = r.borrows && !p.ledger.within(head, &head.options[o], i)
 	}
 	for f := range t.flavors {
 		if all := t.nodes[n.root].total[f]; all > 0 {
@@ -124,6 +123,12 @@ func (p *pass) startNode(i int) {
 		p.order.kinds[i] = append([]*kind(nil), p.queues[i]...)
 		for _, k := range p.order.kinds[i] {
 			k.pass, k.next, k.reason = p.passes, 0, Reason{}
+		}
+		if p.isHeld(i) {
+			for _, k := range p.order.kinds[i] {
+				k.reason = p.heldUp(i)
+			}
+			p.order.kinds[i] = nil
 		}
 		heapify(p.order.kinds[i], p.beforeKind)
 	} else {

@@ -16,20 +16,23 @@ type Place []Spot
 type Spot struct {
 	Node    NodeID
 	Members int
+	// Devices are the IDs of the devices that the members got, one member after the
+	// other. Only Places reads them.
+	Devices []string
 }
 
 // Places says where jobs find room. Its answers depend on nothing but what it was
 // given and what was taken and released since, in whatever order.
 type Places interface {
 	// Find is a place for as many members of j as there is room for, at most most,
-	// and how many they are. It takes nothing.
-	Find(j *Job, most int) (Place, int)
+	// and how many they are. It takes nothing. Option is as [Job.Option] counts.
+	Find(j *Job, option, most int) (Place, int)
 	// Free reports whether p has room for j.
-	Free(j *Job, p Place) bool
+	Free(j *Job, option int, p Place) bool
 	// Take and Release are each other's opposite. They never refuse: what holds a
 	// place holds it, though its node be gone or overfull.
-	Take(j *Job, p Place)
-	Release(j *Job, p Place)
+	Take(j *Job, option int, p Place)
+	Release(j *Job, option int, p Place)
 	// Clone is a copy that goes its own way.
 	Clone() Places
 }
@@ -38,16 +41,16 @@ type Places interface {
 type Anywhere struct{}
 
 // Find says yes.
-func (Anywhere) Find(_ *Job, most int) (Place, int) { return nil, most }
+func (Anywhere) Find(_ *Job, _, most int) (Place, int) { return nil, most }
 
 // Free says yes.
-func (Anywhere) Free(*Job, Place) bool { return true }
+func (Anywhere) Free(*Job, int, Place) bool { return true }
 
 // Take does nothing.
-func (Anywhere) Take(*Job, Place) {}
+func (Anywhere) Take(*Job, int, Place) {}
 
 // Release does nothing.
-func (Anywhere) Release(*Job, Place) {}
+func (Anywhere) Release(*Job, int, Place) {}
 
 // Clone is the same.
 func (a Anywhere) Clone() Places { return a }
@@ -94,8 +97,8 @@ func NewCounting(nodes map[NodeID]Resources) *Counting {
 }
 
 // Find is as [Places] says.
-func (c *Counting) Find(j *Job, most int) (Place, int) {
-	p, each := c.poolOf(j)
+func (c *Counting) Find(j *Job, option, most int) (Place, int) {
+	p, each := c.poolOf(j, option)
 	if p == nil {
 		if each < 0 {
 			return nil, 0
@@ -109,7 +112,7 @@ func (c *Counting) Find(j *Job, most int) (Place, int) {
 		per := int(p.classes[i].free / each)
 		for _, n := range p.classes[i].nodes {
 			m := min(per, most-found)
-			place = append(place, Spot{p.ids[n], m})
+			place = append(place, Spot{Node: p.ids[n], Members: m})
 			if found += m; found == most {
 				break
 			}
@@ -120,10 +123,10 @@ func (c *Counting) Find(j *Job, most int) (Place, int) {
 
 // poolOf is the pool that j needs, and how much a member does. Nil: none, and -1
 // if there would be two.
-func (c *Counting) poolOf(j *Job) (*pool, Amount) {
+func (c *Counting) poolOf(j *Job, option int) (*pool, Amount) {
 	var found *pool
 	var each Amount
-	for f, a := range j.Each {
+	for f, a := range j.Option(option) {
 		if p := c.pools[f]; p != nil && a > 0 {
 			if found != nil {
 				return nil, -1
@@ -135,8 +138,8 @@ func (c *Counting) poolOf(j *Job) (*pool, Amount) {
 }
 
 // Free is as [Places] says.
-func (c *Counting) Free(j *Job, place Place) bool {
-	p, each := c.poolOf(j)
+func (c *Counting) Free(j *Job, option int, place Place) bool {
+	p, each := c.poolOf(j, option)
 	if p == nil {
 		return true
 	}
@@ -149,13 +152,13 @@ func (c *Counting) Free(j *Job, place Place) bool {
 }
 
 // Take is as [Places] says.
-func (c *Counting) Take(j *Job, place Place) { c.change(j, place, -1) }
+func (c *Counting) Take(j *Job, option int, place Place) { c.change(j, option, place, -1) }
 
 // Release is as [Places] says.
-func (c *Counting) Release(j *Job, place Place) { c.change(j, place, 1) }
+func (c *Counting) Release(j *Job, option int, place Place) { c.change(j, option, place, 1) }
 
-func (c *Counting) change(j *Job, place Place, sign Amount) {
-	p, each := c.poolOf(j)
+func (c *Counting) change(j *Job, option int, place Place, sign Amount) {
+	p, each := c.poolOf(j, option)
 	if p == nil {
 		return
 	}

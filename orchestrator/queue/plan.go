@@ -18,13 +18,15 @@ type Plan struct {
 type Start struct {
 	Job     JobID
 	Members int
-	Place   Place
+	// Option is which of its alternatives it gets; see [Job.Option].
+	Option int
+	Place  Place
 }
 
 // Evict is to let a job checkpoint, stop and wait again, so that another starts.
 type Evict struct {
 	Job, For JobID
-	// LostSeconds is the work done since its checkpoint: GPUs times seconds.
+	// LostSeconds is the work done since its checkpoint: devices times seconds.
 	LostSeconds float64
 }
 
@@ -69,13 +71,6 @@ type pass struct {
 	reasons      map[*entry]Reason // of jobs with another reason than their kind
 }
 
-// hold is what a job takes.
-type hold struct {
-	*entry
-	members int
-	place   Place
-}
-
 // Plan decides what to do at now. It changes nothing; Apply does. [State.Why] tells
 // of the last plan, until something is applied.
 func (s *State) Plan(now time.Time) Plan {
@@ -88,7 +83,7 @@ func (s *State) Plan(now time.Time) Plan {
 		p.considerClaim(e)
 	}
 	for _, e := range s.promises {
-		if !p.overtaken(e) {
+		if !p.isHeld(e.node) && !p.overtaken(e) {
 			p.decidedFirst[e] = !p.start(e) && !p.evict(e)
 			if p.decidedFirst[e] {
 				p.reasons[e] = p.waits(e)
@@ -100,7 +95,7 @@ func (s *State) Plan(now time.Time) Plan {
 		p.consider(e)
 	}
 	for _, h := range p.started {
-		s.ledger.release(h.entry, h.members, h.place)
+		s.ledger.release(h)
 	}
 	s.last = p
 	p.order = order{}
@@ -138,12 +133,16 @@ func (s *State) Why(id JobID) (Reason, error) {
 
 // considerClaim decides on a job that others make room for.
 func (p *pass) considerClaim(e *entry) {
+	if p.isHeld(e.node) {
+		p.reasons[e] = p.heldUp(e.node)
+		return
+	}
 	if p.start(e) {
 		return
 	}
 	after := p.foresee()
-	if place, n := after.find(e, e.Min); n > 0 {
-		after.hold(hold{e, n, place})
+	if h, ok := after.first(e, after.prefer(e)); ok {
+		after.hold(h)
 		p.reasons[e] = Reason{Code: Evicting}
 		return
 	}
@@ -165,7 +164,7 @@ func (p *pass) overtaken(e *entry) bool {
 		return false
 	}
 	for i, n := range p.tree.nodes {
-		if n.root != p.tree.nodes[e.node].root {
+		if n.root != p.tree.nodes[e.node].root || p.isHeld(i) {
 			continue
 		}
 		for _, k := range p.queues[i] {
@@ -177,15 +176,21 @@ func (p *pass) overtaken(e *entry) bool {
 	return false
 }
 
-// borrows reports whether e would take its queue, or a cohort that is not at the
-// top, over its quota.
+// borrows reports whether e borrows whatever its option.
 func (p *pass) borrows(e *entry) bool {
-	for d := e.node; p.tree.nodes[d].parent >= 0; d = p.tree.nodes[d].parent {
-		if !p.withinAll(p.ledger, e, d) {
-			return true
-		}
-	}
-	return false
+	own, _ := p.ledger.own(e)
+	return len(own) == 0
+}
+
+// isHeld reports whether nothing new starts in queue i.
+func (p *pass) isHeld(i int) bool {
+	h := p.tree.nodes[i].hold
+	return h != nil && (h.Until.IsZero() || h.Until.After(p.now))
+}
+
+func (p *pass) heldUp(i int) Reason {
+	n := &p.tree.nodes[i]
+	return Reason{Code: Held, Subject: n.name, Why: n.hold.Why, Until: n.hold.Until}
 }
 
 // consider decides on the first job that is not decided on.
@@ -218,8 +223,8 @@ func (p *pass) waits(e *entry) Reason {
 		delete(p.reasons, e)
 		return r
 	}
-	_, n := p.ledger.find(e, e.Min)
-	if n > 0 {
+	options := p.ledger.prefer(e)
+	if _, ok := p.ledger.first(e, options); ok {
 		for _, sh := range p.shadows {
 			if sh.binds(e, p.now) {
 				r := Reason{Code: Reserved, Subject: string(sh.holds[0].ID)}
@@ -237,40 +242,56 @@ func (p *pass) waits(e *entry) Reason {
 	if sh := p.reserve(e); sh != nil && sh.at.After(p.now) {
 		until = sh.at
 	}
-	r, ok := p.ledger.overQuota(e)
-	if !ok {
-		_, n = p.ledger.places.Find(&e.Job, e.Min)
-		r = p.roomFor(e, NoPlace, n)
-	}
+	r := p.lacks(e, options)
 	r.Until = until
 	return r
+}
+
+// lacks is what e is short of, with the option that is nearest to start.
+func (p *pass) lacks(e *entry, options []*option) (best Reason) {
+	for _, o := range options {
+		if _, never := p.tree.tooLarge(e, o); never {
+			continue
+		}
+		r, over := p.ledger.overQuota(e, o)
+		if !over {
+			_, n := p.ledger.places.Find(&e.Job, o.n, e.Min)
+			r = p.roomFor(e, o, NoPlace, n)
+		}
+		if best.Code == "" || r.nearer(best) {
+			best = r
+		}
+	}
+	return best
 }
 
 // start starts e if there is quota and room for it, and nothing reserved is
 // delayed.
 func (p *pass) start(e *entry) bool {
-	place, n := p.ledger.find(e, e.Max)
-	if n == 0 {
-		return false
-	}
-	if !p.admit(hold{e, n, place}) {
-		if n == e.Min {
-			return false
+	for _, o := range p.ledger.prefer(e) {
+		for _, most := range []int{e.Max, e.Min} {
+			place, n := p.ledger.find(e, o, most)
+			if n == 0 {
+				break
+			}
+			if h := (hold{e, o, n, place}); p.admit(h) {
+				p.ledger.take(h)
+				p.started = append(p.started, h)
+				p.plan.Start = append(p.plan.Start, Start{e.ID, n, o.n, place})
+				return true
+			}
+			if n == e.Min {
+				break
+			}
 		}
-		if place, n = p.ledger.find(e, e.Min); n == 0 || !p.admit(hold{e, n, place}) {
-			return false
-		}
 	}
-	p.ledger.take(e, n, place)
-	p.started = append(p.started, hold{e, n, place})
-	p.plan.Start = append(p.plan.Start, Start{e.ID, n, place})
-	return true
+	return false
 }
 
 // admit takes h in all shadows that it reaches into, or in none.
 func (p *pass) admit(h hold) bool {
 	for _, sh := range p.shadows { // what costs little first
-		if sh.binds(h.entry, p.now) && (sh.quota(h.entry, h.members) < h.members || sh.full[h.ask()]) {
+		if sh.binds(h.entry, p.now) && (sh.quota(h.entry, h.option, h.members) < h.members || sh.full[h.ask()]) {
 			return false
 		}
 	}

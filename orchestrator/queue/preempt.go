@@ -9,27 +9,41 @@ import (
 // what they leave for e. If only the delay forbids it, that is e's reason. Once it
 // was in vain for a job of a queue, those behind it do not try in this pass.
 func (p *pass) evict(e *entry) bool {
-	if _, n := p.ledger.find(e, e.Min); n > 0 {
+	options := p.ledger.prefer(e)
+	if _, ok := p.ledger.first(e, options); ok {
 		return false // it waits for a reservation, not for room
 	}
 	if p.vainly[e.node] {
 		return false
 	}
-	all := p.candidates(e)
-	if len(all) == 0 {
-		return false
+	asked := false
+	for _, o := range options {
+		all := p.candidates(e, o)
+		if len(all) == 0 {
+			continue
+		}
+		asked = true
+		victims := p.victims(e, o, all)
+		if len(victims) == 0 {
+			continue
+		}
+		if may := e.Queued.Add(p.policy.PreemptionDelay); may.After(p.now) {
+			p.reasons[e] = Reason{Code: PreemptionDelay, Option: o.n, Until: may}
+			return false
+		}
+		return p.clear(e, o, victims)
 	}
-	victims := p.victims(e, all)
-	if len(victims) == 0 {
-		p.vainly[e.node] = true
-		return false
-	}
-	if may := e.Queued.Add(p.policy.PreemptionDelay); may.After(p.now) {
-		p.reasons[e] = Reason{Code: PreemptionDelay, Until: may}
-		return false
-	}
-	place, n := p.without(p.base(), victims, func(l *ledger) (Place, int) { return l.find(e, e.Min) })
-	if !p.spared(hold{e, n, place}, victims) {
+	p.vainly[e.node] = asked
+	return false
+}
+
+// clear asks victims to leave for e, unless that delays a reservation.
+func (p *pass) clear(e *entry, o *option, victims []*entry) bool {
+	h := p.without(p.base(), victims, func(l *ledger) hold {
+		h, _ := l.first(e, []*option{o})
+		return h
+	})
+	if !p.spared(h, victims) {
 		return false
 	}
 	after := p.foresee()
@@ -38,26 +52,25 @@ func (p *pass) evict(e *entry) bool {
 	}
 	for _, v := range victims {
 		p.gone[v] = true
-		after.release(v, v.run.Members, v.run.Place)
+		after.release(v.held())
 		p.plan.Evict = append(p.plan.Evict, Evict{v.ID, e.ID, v.lost(p.now) / float64(One)})
 	}
-	place, n = after.find(e, e.Min)
-	after.hold(hold{e, n, place})
-
-	p.reasons[e] = Reason{Code: Evicting}
+	h, _ = after.first(e, []*option{o})
+	after.hold(h)
+	p.reasons[e] = Reason{Code: Evicting, Option: o.n}
 	return true
 }
 
 // without calls do with a ledger from which jobs are gone.
-func (p *pass) without(l *ledger, jobs []*entry, do func(*ledger) (Place, int)) (Place, int) {
+func (p *pass) without(l *ledger, jobs []*entry, do func(*ledger) hold) hold {
 	for _, v := range jobs {
-		l.release(v, v.run.Members, v.run.Place)
+		l.release(v.held())
 	}
-	place, n := do(l)
+	h := do(l)
 	for _, v := range jobs {
-		l.take(v, v.run.Members, v.run.Place)
+		l.take(v.held())
 	}
-	return place, n
+	return h
 }
 
 // spared takes h in all reservations, from which victims are gone, and reports
@@ -70,9 +83,9 @@ func (p *pass) spared(h hold, victims []*entry) bool {
 				continue // it is gone by then anyway
 			}
 			if give {
-				sh.release(v, v.run.Members, v.run.Place)
+				sh.release(v.held())
 			} else {
-				sh.take(v, v.run.Members, v.run.Place)
+				sh.take(v.held())
 			}
 		}
 	}
@@ -107,45 +120,45 @@ const fewCandidates = 10
 // victims are those who make room for e with the least lost work. Among many they
 // are the better of what two greedy searches find, each without those that turn
 // out not to be needed. None: rules do not allow enough.
-func (p *pass) victims(e *entry, all []*entry) []*entry {
+func (p *pass) victims(e *entry, o *option, all []*entry) []*entry {
 	lost := func(v *entry) float64 { return v.lost(p.now) }
 	dense := func(v *entry) float64 { return v.lost(p.now) / max(1, v.size()) }
-	best, least := p.cover(e, all, lost)
-	if other, l := p.cover(e, all, dense); len(other) > 0 && l < least {
+	best, least := p.cover(e, o, all, lost)
+	if other, l := p.cover(e, o, all, dense); len(other) > 0 && l < least {
 		best, least = other, l
 	}
 	if len(all) <= fewCandidates && len(best) > 1 {
 		slices.SortStableFunc(all, func(a, b *entry) int { // its own queue first
 			return cmp.Compare(min(1, max(a.node-e.node, e.node-a.node)), min(1, max(b.node-e.node, e.node-b.node)))
 		})
-		p.search(e, all, nil, 0, &best, &least)
+		p.search(e, o, all, nil, 0, &best, &least)
 	}
 	return best
 }
 
 // search tries all ways to choose from all besides chosen, which lose lost, and
 // keeps the best that loses less than least.
-func (p *pass) search(e *entry, all, chosen []*entry, lost float64, best *[]*entry, least *float64) {
+func (p *pass) search(e *entry, o *option, all, chosen []*entry, lost float64, best *[]*entry, least *float64) {
 	l := p.base()
 	if lost >= *least {
 		return
 	}
-	if _, n := l.find(e, e.Min); n > 0 {
+	if _, n := l.find(e, o, e.Min); n > 0 {
 		*best, *least = slices.Clone(chosen), lost
 		return
 	}
 	for i, v := range all {
-		if v.node != e.node && !p.reclaims(l, e, v.node) {
+		if v.node != e.node && !p.reclaims(l, e, o, v.node) {
 			continue
 		}
-		l.release(v, v.run.Members, v.run.Place)
-		p.search(e, all[i+1:], append(chosen, v), lost+v.lost(p.now), best, least)
-		l.take(v, v.run.Members, v.run.Place)
+		l.release(v.held())
+		p.search(e, o, all[i+1:], append(chosen, v), lost+v.lost(p.now), best, least)
+		l.take(v.held())
 	}
 }
 
 // candidates are those who may be asked for e, one by one.
-func (p *pass) candidates(e *entry) []*entry {
+func (p *pass) candidates(e *entry, o *option) []*entry {
 	l := p.base()
 	var all []*entry
 	add := func(from []*entry, below bool) {
@@ -153,19 +166,19 @@ func (p *pass) candidates(e *entry) []*entry {
 			if v.Preemptible && !v.Foreign && !v.run.Leaving && !p.gone[v] &&
 				(!below || v.Priority < e.Priority) &&
 				v.Evictions < p.policy.MaxEvictions && !v.run.Started.Add(p.policy.MinRunTime).After(p.now) &&
-				slices.ContainsFunc(v.parts, func(a part) bool {
-					return slices.ContainsFunc(e.parts, func(b part) bool { return a.flavor == b.flavor })
+				slices.ContainsFunc(v.held().option.parts, func(a part) bool {
+					return slices.ContainsFunc(o.parts, func(b part) bool { return a.flavor == b.flavor })
 				}) {
 				all = append(all, v)
 			}
 		}
 	}
 	add(p.byNode[e.node], true)
-	if !p.mayReclaim(l, e) {
+	if !p.mayReclaim(l, e, o) {
 		return all
 	}
 	for i, n := range p.tree.nodes {
-		if i != e.node && n.queue && len(p.byNode[i]) > 0 && n.root == p.tree.nodes[e.node].root && p.reclaims(l, e, i) {
+		if i != e.node && n.queue && len(p.byNode[i]) > 0 && n.root == p.tree.nodes[e.node].root && p.reclaims(l, e, o, i) {
 			add(p.byNode[i], false)
 		}
 	}
@@ -174,36 +187,27 @@ func (p *pass) candidates(e *entry) []*entry {
 
 // mayReclaim reports whether e would leave any level of the tree below the top
 // within its quota.
-func (p *pass) mayReclaim(l *ledger, e *entry) bool {
+func (p *pass) mayReclaim(l *ledger, e *entry, o *option) bool {
 	for d := e.node; p.tree.nodes[d].parent >= 0; d = p.tree.nodes[d].parent {
-		if p.withinAll(l, e, d) {
+		if l.within(e, o, d) {
 			return true
 		}
 	}
 	return false
 }
 
-func (p *pass) withinAll(l *ledger, e *entry, d int) bool {
-	for _, part := range e.parts {
-		if !p.tree.within(l.usage, d, e.node, part.flavor, part.each*Amount(e.Min)) {
-			return false
-		}
-	}
-	return true
-}
-
 // reclaims reports whether e may take from queue i: where their ways to the top
 // meet, e's side stays within its quota, and the other side is over its own all
 // the way down to i.
-func (p *pass) reclaims(l *ledger, e *entry, i int) bool {
+func (p *pass) reclaims(l *ledger, e *entry, o *option, i int) bool {
 	for d := e.node; p.tree.nodes[d].parent >= 0; d = p.tree.nodes[d].parent {
 		meet := p.tree.nodes[d].parent
 		for c := i; c >= 0; c = p.tree.nodes[c].parent {
-			if !slices.ContainsFunc(e.parts, func(q part) bool { return p.tree.over(l.usage, c, q.flavor) }) {
+			if !slices.ContainsFunc(o.parts, func(q part) bool { return p.tree.over(l.usage, c, q.flavor) }) {
 				break
 			}
 			if p.tree.nodes[c].parent == meet {
-				return c != d && p.withinAll(l, e, d)
+				return c != d && l.within(e, o, d)
 			}
 		}
 	}
@@ -212,7 +216,7 @@ func (p *pass) reclaims(l *ledger, e *entry, i int) bool {
 
 // cover picks victims by ascending cost until e fits, and spares those that are
 // not needed, the dearest first. lost is what they lose together.
-func (p *pass) cover(e *entry, all []*entry, cost func(*entry) float64) (victims []*entry, lost float64) {
+func (p *pass) cover(e *entry, o *option, all []*entry, cost func(*entry) float64) (victims []*entry, lost float64) {
 	l := p.base()
 	type priced struct {
 		*entry
@@ -228,17 +232,17 @@ func (p *pass) cover(e *entry, all []*entry, cost func(*entry) float64) (victims
 	})
 	fits := false
 	foreign := 0 // of other queues
-	for _, o := range order {
-		v := o.entry
-		if v.node != e.node && !p.reclaims(l, e, v.node) {
+	for _, one := range order {
+		v := one.entry
+		if v.node != e.node && !p.reclaims(l, e, o, v.node) {
 			continue
 		}
-		l.release(v, v.run.Members, v.run.Place)
+		l.release(v.held())
 		victims = append(victims, v)
 		if v.node != e.node {
 			foreign++
 		}
-		if _, n := l.find(e, e.Min); n > 0 {
+		if _, n := l.find(e, o, e.Min); n > 0 {
 			fits = true
 			break
 		}
@@ -248,15 +252,15 @@ func (p *pass) cover(e *entry, all []*entry, cost func(*entry) float64) (victims
 		if v.node == e.node && foreign > 0 {
 			continue // with it, e might not be within its quota
 		}
-		l.take(v, v.run.Members, v.run.Place)
-		if _, n := l.find(e, e.Min); n == 0 {
-			l.release(v, v.run.Members, v.run.Place)
+		l.take(v.held())
+		if _, n := l.find(e, o, e.Min); n == 0 {
+			l.release(v.held())
 			continue
 		}
 		victims = slices.Delete(victims, i, i+1)
 	}
 	for _, v := range victims {
-		l.take(v, v.run.Members, v.run.Place)
+		l.take(v.held())
 		lost += v.lost(p.now)
 	}
 	if !fits {

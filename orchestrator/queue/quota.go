@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // QueueID names a queue.
@@ -39,6 +40,14 @@ type Queue struct {
 	// Strict stops the queue at the first job that cannot start. Otherwise later
 	// ones may go ahead, as long as they do not delay a reservation.
 	Strict bool
+	// Held keeps all that waits from starting; nil: nothing does.
+	Held *Hold
+}
+
+// Hold is why nothing new starts in a queue, as a spent budget.
+type Hold struct {
+	Why   string
+	Until time.Time // zero: until the queue is opened without it
 }
 
 // tree is the cohorts with the queues as leaves. It does not change.
@@ -55,6 +64,7 @@ type node struct {
 	name     string
 	queue    bool
 	strict   bool
+	hold     *Hold
 	parent   int // -1: none
 	root     int
 	children []int
@@ -67,19 +77,13 @@ type node struct {
 	total, kept []Amount
 }
 
-func newTree(cohorts []Cohort, queues []Queue) (*tree, error) {
+func newTree(snap *Snapshot) (*tree, error) {
+	cohorts, queues := snap.Cohorts, snap.Queues
 	t := &tree{index: map[Flavor]int{}, queues: map[QueueID]int{}}
 	if len(cohorts)+len(queues) > MaxJobs {
 		return nil, fmt.Errorf("%w: more than %d queues and cohorts", ErrInvalid, MaxJobs)
 	}
-	all := map[Flavor]bool{}
-	for _, c := range cohorts {
-		maps.Copy(all, flavorsOf(c.Quotas))
-	}
-	for _, q := range queues {
-		maps.Copy(all, flavorsOf(q.Quotas))
-	}
-	t.flavors = slices.Sorted(maps.Keys(all))
+	t.flavors = flavorsOf(snap)
 	for i, f := range t.flavors {
 		t.index[f] = i
 	}
@@ -102,7 +106,7 @@ func newTree(cohorts []Cohort, queues []Queue) (*tree, error) {
 			return nil, fmt.Errorf("%w queue %q: names are not empty, and used once", ErrInvalid, q.ID)
 		}
 		t.queues[q.ID] = len(t.nodes)
-		if err := t.add(node{name: string(q.ID), queue: true, strict: q.Strict}, q.Weight, q.Quotas); err != nil {
+		if err := t.add(node{name: string(q.ID), queue: true, strict: q.Strict, hold: q.Held}, q.Weight, q.Quotas); err != nil {
 			return nil, fmt.Errorf("queue %q: %w", q.ID, err)
 		}
 		if err := t.link(len(t.nodes)-1, q.Cohort, byName); err != nil {
@@ -127,12 +131,34 @@ func newTree(cohorts []Cohort, queues []Queue) (*tree, error) {
 	return t, nil
 }
 
-func flavorsOf(quotas map[Flavor]Quota) map[Flavor]bool {
-	fs := map[Flavor]bool{}
-	for f := range quotas {
-		fs[f] = true
+// flavorsOf are those of all quotas, and those that jobs have from former quotas.
+func flavorsOf(snap *Snapshot) []Flavor {
+	all := map[Flavor]bool{}
+	quotas := func(qs map[Flavor]Quota) {
+		for f := range qs {
+			all[f] = true
+		}
 	}
-	return fs
+	for _, c := range snap.Cohorts {
+		quotas(c.Quotas)
+	}
+	for _, q := range snap.Queues {
+		quotas(q.Quotas)
+	}
+	job := func(j *Job) {
+		for n := range len(j.Or) + 1 {
+			for f := range j.Option(n) {
+				all[f] = true
+			}
+		}
+	}
+	for i := range snap.Waiting {
+		job(&snap.Waiting[i])
+	}
+	for i := range snap.Running {
+		job(&snap.Running[i].Job)
+	}
+	return slices.Sorted(maps.Keys(all))
 }
 
 // add appends n with its quotas, checked.

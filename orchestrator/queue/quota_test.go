@@ -25,7 +25,7 @@ func TestAvailable(t *testing.T) {
 		}
 		cohorts := []Cohort{{Name: "top", Quotas: quotas()}, {Name: "left", Parent: "top", Quotas: quotas()}}
 		queues := []Queue{{ID: "a", Cohort: "top", Quotas: quotas()}, {ID: "b", Cohort: "left", Quotas: quotas()}, {ID: "c", Cohort: "left", Quotas: quotas()}}
-		tr, err := newTree(cohorts, queues)
+		tr, err := newTree(&Snapshot{Cohorts: cohorts, Queues: queues})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func TestInvalid(t *testing.T) {
 		{"negative limit", Snapshot{Queues: []Queue{{ID: "a", Quotas: map[Flavor]Quota{"g": {BorrowingLimit: &negative}}}}}, "borrowing limit"},
 		{"negative policy", Snapshot{Policy: Policy{Aging: -1}}, "policy"},
 		{"no queue", Snapshot{Waiting: []Job{{ID: "j", Queue: "a"}}}, `no queue "a"`},
-		{"no flavor", Snapshot{Queues: []Queue{{ID: "a"}}, Waiting: []Job{{ID: "j", Queue: "a", Each: Resources{"x": 1}}}}, "quota of x"},
+		{"option", Snapshot{Queues: []Queue{{ID: "a"}}, Running: []Running{{Job{ID: "j", Queue: "a"}, Run{Members: 1, Option: 1}}}}, "option 1"},
 		{"job overflows", Snapshot{Queues: []Queue{{ID: "a", Quotas: quota(1)}}, Waiting: []Job{{ID: "j", Queue: "a", Min: 1 << 40, Each: Resources{"g": 1 << 30}}}}, "amounts are"},
 		{"negative ask", Snapshot{Queues: []Queue{{ID: "a", Quotas: quota(1)}}, Waiting: []Job{{ID: "j", Queue: "a", Each: Resources{"g": -1}}}}, "amounts are"},
 		{"members", Snapshot{Queues: []Queue{{ID: "a"}}, Waiting: []Job{{ID: "j", Queue: "a", Min: 3, Max: 2}}}, "3 to 2"},

@@ -27,6 +27,8 @@ const (
 	BehindHead Code = "behind_head"
 	// PreemptionDelay: it may evict others once it has waited long enough.
 	PreemptionDelay Code = "preemption_delay"
+	// Held: nothing new starts in its queue.
+	Held Code = "held"
 	// Evicting: others make room for it.
 	Evicting Code = "evicting"
 )
@@ -36,6 +38,11 @@ type Reason struct {
 	Code Code
 	// Subject is the queue or cohort whose limit it is, or the job before it.
 	Subject string
+	// Option is which of its alternatives this is about: the one that is nearest to
+	// start.
+	Option int
+	// Why is why its queue is held.
+	Why string
 	// Flavor is what it is short of most; Need what it needs of that at least, and
 	// Have what it could have.
 	Flavor     Flavor
@@ -70,6 +77,8 @@ func (r Reason) String() string {
 		return fmt.Sprintf("job %q is before it in a strict queue; wait, or let the queue be best effort", r.Subject)
 	case PreemptionDelay:
 		return "may evict others" + r.until() + "; wait"
+	case Held:
+		return fmt.Sprintf("nothing starts in queue %q%s: %s", r.Subject, r.until(), r.Why)
 	case Evicting:
 		return "others are leaving to make room; it starts when they are gone"
 	}
@@ -99,10 +108,10 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return fmt.Sprintf("job %q %s", r.Job, r.Reason) }
 
-// tooLarge is why e can never start, whatever ends.
-func (t *tree) tooLarge(e *entry) (Reason, bool) {
-	r := Reason{Code: TooLarge, Raise: Resources{}}
-	for _, p := range e.parts {
+// tooLarge is why e can never start with an option, whatever ends.
+func (t *tree) tooLarge(e *entry, o *option) (Reason, bool) {
+	r := Reason{Code: TooLarge, Option: o.n, Raise: Resources{}}
+	for _, p := range o.parts {
 		need := p.each * Amount(e.Min)
 		most, limit := t.ceiling(e.node, p.flavor)
 		if short := need - most; short > 0 {
@@ -112,10 +121,10 @@ func (t *tree) tooLarge(e *entry) (Reason, bool) {
 	return r, len(r.Raise) > 0
 }
 
-// overQuota is why quotas do not admit e now.
-func (l *ledger) overQuota(e *entry) (Reason, bool) {
-	r := Reason{Code: QuotaInUse, Raise: Resources{}}
-	for _, p := range e.parts {
+// overQuota is why quotas do not admit e with an option now.
+func (l *ledger) overQuota(e *entry, o *option) (Reason, bool) {
+	r := Reason{Code: QuotaInUse, Option: o.n, Raise: Resources{}}
+	for _, p := range o.parts {
 		need := p.each * Amount(e.Min)
 		have := l.tree.available(l.usage, e.node, p.flavor)
 		if have >= need {
@@ -138,9 +147,23 @@ func (l *ledger) overQuota(e *entry) (Reason, bool) {
 // short notes that a flavor lacks, and reports whether it lacks most.
 func (r *Reason) short(f Flavor, need, have Amount, subject string) bool {
 	r.Raise[f] = need - have
-	if need-have <= r.Need-r.Have {
+	if r.Need > 0 && missing(need, have) <= missing(r.Need, r.Have) {
 		return false
 	}
 	r.Flavor, r.Need, r.Have, r.Subject = f, need, have, subject
 	return true
 }
+
+// missing is the part of what a job needs that it is short of: of quota more than
+// of room, which others leave sooner.
+func (r Reason) missing() float64 {
+	if len(r.Raise) > 0 {
+		return 1 + missing(r.Need, r.Have)
+	}
+	return float64(r.Members-r.Placeable) / float64(max(1, r.Members))
+}
+
+func missing(need, have Amount) float64 { return float64(need-have) / float64(need) }
+
+// nearer reports whether less is missing than with another option.
+func (r Reason) nearer(o Reason) bool { return r.missing() < o.missing() }

@@ -18,8 +18,8 @@ type shadow struct {
 
 // ask is members of the same needs.
 type ask struct {
-	shape   string
-	members int
+	shape           string
+	option, members int
 }
 
 // ask is h's; that of a claim is nobody's.
@@ -27,7 +27,7 @@ func (h hold) ask() ask {
 	if h.kind == nil {
 		return ask{}
 	}
-	return ask{h.kind.key.shape, h.members}
+	return ask{h.kind.key.shape, h.option.n, h.members}
 }
 
 // binds reports whether e, started now, would still run then.
@@ -36,7 +36,7 @@ func (sh *shadow) binds(e *entry, now time.Time) bool {
 }
 
 func (sh *shadow) hold(h hold) {
-	sh.take(h.entry, h.members, h.place)
+	sh.take(h)
 	sh.holds = append(sh.holds, h)
 }
 
@@ -47,12 +47,12 @@ const fewHolds = 8
 // returns how to take that back.
 func (sh *shadow) admit(h hold) (undo func(), ok bool) {
 	old := sh.holds
-	if sh.quota(h.entry, h.members) < h.members {
+	if sh.quota(h.entry, h.option, h.members) < h.members {
 		return nil, false
 	}
-	if sh.places.Free(&h.Job, h.place) {
-		sh.take(h.entry, h.members, h.place)
-		return func() { sh.release(h.entry, h.members, h.place) }, true
+	if sh.places.Free(&h.Job, h.option.n, h.place) {
+		sh.take(h)
+		return func() { sh.release(h) }, true
 	}
 	if len(old) > fewHolds {
 		return nil, false
@@ -66,31 +66,31 @@ func (sh *shadow) admit(h hold) (undo func(), ok bool) {
 		}
 		return nil, false
 	}
-	if _, n := sh.places.Find(&h.Job, h.members); n < h.members {
+	if _, n := sh.places.Find(&h.Job, h.option.n, h.members); n < h.members {
 		return refuse()
 	}
 	for _, o := range old {
-		sh.release(o.entry, o.members, o.place)
+		sh.release(o)
 	}
 	sh.holds = nil
-	sh.take(h.entry, h.members, h.place)
+	sh.take(h)
 	undo = func() {
 		for _, o := range sh.holds {
-			sh.release(o.entry, o.members, o.place)
+			sh.release(o)
 		}
-		sh.release(h.entry, h.members, h.place)
+		sh.release(h)
 		sh.holds = nil
 		for _, o := range old {
 			sh.hold(o)
 		}
 	}
 	for _, o := range old {
-		place, n := sh.find(o.entry, o.members)
+		place, n := sh.find(o.entry, o.option, o.members)
 		if n < o.members {
 			undo()
 			return refuse()
 		}
-		sh.hold(hold{o.entry, n, place})
+		sh.hold(hold{o.entry, o.option, n, place})
 	}
 	return undo, true
 }
@@ -101,7 +101,7 @@ func (p *pass) foresee() *shadow {
 	if p.after == nil {
 		p.after = &shadow{ledger: p.ledger.clone(), at: p.now}
 		for _, e := range p.leaving {
-			p.after.release(e, e.run.Members, e.run.Place)
+			p.after.release(e.held())
 		}
 		p.shadows = append([]*shadow{p.after}, p.shadows...)
 	}
@@ -121,8 +121,8 @@ func (p *pass) base() *ledger {
 const vain = 8
 
 // reserve finds the earliest start of e, by declared run times, and holds what it
-// needs then. It is nil if another job of the tree has the reservation, or if
-// there is no such start.
+// needs then: with an option that does not borrow, if it has one. It is nil if
+// another job of the tree has the reservation, or if there is no such start.
 func (p *pass) reserve(e *entry) *shadow {
 	root := p.tree.nodes[e.node].root
 	if p.reserved[root] != nil || e.claim || p.walks[root] >= vain {
@@ -132,9 +132,14 @@ func (p *pass) reserve(e *entry) *shadow {
 	for _, other := range p.shadows {
 		if other != p.after {
 			for _, h := range other.holds {
-				sh.take(h.entry, h.members, h.place)
+				sh.take(h)
 			}
 		}
+	}
+	own, options := p.ledger.own(e)
+	firm := len(own) > 0
+	if firm {
+		options = own
 	}
 	end := func(h hold) time.Time { return p.now.Add(h.RunTime) }
 	started := slices.SortedStableFunc(slices.Values(p.started), func(a, b hold) int { return end(a).Compare(end(b)) })
@@ -153,25 +158,22 @@ func (p *pass) reserve(e *entry) *shadow {
 			h, at, known = started[0], end(started[0]), true
 			started = started[1:]
 		} else if known {
-			h = hold{running[0], running[0].run.Members, running[0].run.Place}
+			h = running[0].held()
 			running = running[1:]
 		}
 		if !known {
 			break
 		}
-		sh.release(h.entry, h.members, h.place)
-		if sh.quota(e, e.Min) < e.Min {
-			continue
-		}
-		if place, n := sh.find(e, e.Min); n > 0 {
+		sh.release(h)
+		if h, ok := sh.first(e, options); ok {
 			sh.at = at
 			if at.Before(p.now) {
 				sh.at = p.now // it is overdue, and may end at any moment
 			}
-			sh.hold(hold{e, n, place})
+			sh.hold(h)
 			p.reserved[root] = sh
 			p.shadows = append(p.shadows, sh)
-			p.plan.Reserve = append(p.plan.Reserve, Reservation{e.ID, sh.at, !p.borrows(e)})
+			p.plan.Reserve = append(p.plan.Reserve, Reservation{e.ID, sh.at, firm})
 			return sh
 		}
 	}

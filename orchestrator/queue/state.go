@@ -89,7 +89,7 @@ func Open(snap Snapshot, places Places) (*State, error) {
 	p.RunTime = cmp.Or(p.RunTime, 24*time.Hour)
 	p.Patience = cmp.Or(p.Patience, 7*24*time.Hour)
 	p.MaxEvictions = cmp.Or(p.MaxEvictions, 5)
-	t, err := newTree(snap.Cohorts, snap.Queues)
+	t, err := newTree(&snap)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +107,9 @@ func Open(snap Snapshot, places Places) (*State, error) {
 		}
 		if r.Run.Members < 1 || r.Run.Members > e.Max {
 			return nil, fmt.Errorf("%w job %q: it runs with %d members", ErrInvalid, e.ID, r.Run.Members)
+		}
+		if r.Run.Option < 0 || r.Run.Option > len(e.Or) {
+			return nil, fmt.Errorf("%w job %q: it runs with option %d", ErrInvalid, e.ID, r.Run.Option)
 		}
 		s.jobs[e.ID] = e
 		s.run(e, r.Run)
@@ -197,20 +200,31 @@ func (s *State) Submit(j Job) error {
 
 // tooLarge is why e could not start were nothing running.
 func (s *State) tooLarge(e *entry) (Reason, bool) {
-	if r, ok := s.tree.tooLarge(e); ok {
-		return r, true
+	var best Reason
+	for i := range e.options {
+		o := &e.options[i]
+		r, ok := s.tree.tooLarge(e, o)
+		if !ok {
+			_, n := s.empty.Find(&e.Job, o.n, e.Min)
+			if n >= e.Min {
+				return Reason{}, false
+			}
+			r = s.roomFor(e, o, TooLarge, n)
+		}
+		if i == 0 || r.nearer(best) {
+			best = r
+		}
 	}
-	if _, n := s.empty.Find(&e.Job, e.Min); n < e.Min {
-		return s.roomFor(e, TooLarge, n), true
-	}
-	return Reason{}, false
+	return best, true
 }
 
 // roomFor is that there is room for n members only.
-func (s *State) roomFor(e *entry, code Code, n int) Reason {
-	r := Reason{Code: code, Members: e.Min, Placeable: n}
-	if len(e.parts) > 0 {
-		r.Flavor, r.Need = s.tree.flavors[e.parts[0].flavor], e.parts[0].each
+func (s *State) roomFor(e *entry, o *option, code Code, n int) Reason {
+	r := Reason{Code: code, Option: o.n, Members: e.Min, Placeable: n}
+	for _, p := range o.parts { // a device, if it needs any
+		if f := s.tree.flavors[p.flavor]; r.Flavor == "" || f.device() && !r.Flavor.device() {
+			r.Flavor, r.Need = f, p.each
+		}
 	}
 	return r
 }
@@ -224,7 +238,7 @@ func (s *State) Apply(p Plan, now time.Time) error {
 		}
 		s.fold(e.node, now)
 		s.forget(e)
-		s.run(e, Run{Started: now, Members: st.Members, Place: st.Place})
+		s.run(e, Run{Started: now, Members: st.Members, Place: st.Place, Option: st.Option})
 	}
 	for _, ev := range p.Evict {
 		v, e := s.jobs[ev.Job], s.jobs[ev.For]
@@ -292,7 +306,7 @@ func (s *State) stop(e *entry, now time.Time) {
 		return
 	}
 	s.fold(e.node, now)
-	s.ledger.release(e, e.run.Members, e.run.Place)
+	s.ledger.release(e.held())
 	remove(&s.byNode[e.node], e, byID)
 	remove(&s.byEnd, e, byEnd)
 	s.leaving = slices.DeleteFunc(s.leaving, func(l *entry) bool { return l == e })
@@ -304,7 +318,7 @@ func (s *State) run(e *entry, r Run) {
 	if r.Leaving {
 		s.leaving = append(s.leaving, e)
 	}
-	s.ledger.take(e, r.Members, r.Place)
+	s.ledger.take(e.held())
 	insert(&s.byNode[e.node], e, byID)
 	insert(&s.byEnd, e, byEnd)
 }
