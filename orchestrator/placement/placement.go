@@ -17,6 +17,7 @@ import (
 	"math"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"strings"
 )
 
@@ -132,6 +133,7 @@ type shape struct {
 	shapeKey
 	seen   int
 	scores []score
+	shared bool // scores are those of a clone too
 }
 
 // score is how good a node is for a shape, and by which of its GPUs. The
@@ -275,7 +277,15 @@ func (c *Cluster) Place(t Task) (Place, bool, error) {
 	if err := t.Check(); err != nil {
 		return Place{}, false, fmt.Errorf("task %q: %w", t.Name, err)
 	}
-	s := c.shape(t)
+	p, ok := c.best(c.shape(t))
+	if ok {
+		c.apply(t, p, -1)
+	}
+	return p, ok, nil
+}
+
+// best is the best place for s; false: there is none.
+func (c *Cluster) best(s *shape) (Place, bool) {
 	c.refresh(s)
 	// Of nodes that are equally good the first one is taken, as in the published
 	// simulator. It matters: it fills nodes one after the other.
@@ -286,7 +296,7 @@ func (c *Cluster) Place(t Task) (Place, bool, error) {
 		}
 	}
 	if at < 0 {
-		return Place{}, false, nil
+		return Place{}, false
 	}
 	if c.anyNode {
 		at = c.randomNode(s)
@@ -295,9 +305,7 @@ func (c *Cluster) Place(t Task) (Place, bool, error) {
 	if gpus == anyGPU && s.share < WholeGPU {
 		gpus = c.randomGPU(&c.nodes[at], s.share)
 	}
-	p := Place{Node: at, GPUs: indexes(gpus)}
-	c.apply(t, p, -1)
-	return p, true, nil
+	return Place{Node: at, GPUs: indexes(gpus)}, true
 }
 
 // randomNode is one of the nodes with room for s, of which there must be one.
@@ -358,7 +366,7 @@ func (c *Cluster) apply(t Task, p Place, sign int) {
 // forget drops every score that is kept.
 func (c *Cluster) forget() {
 	clear(c.shapes)
-	c.changed = c.changed[:0]
+	c.changed = nil // a clone may read on
 }
 
 // shape is the shape of t, with the scores kept for it.
@@ -382,8 +390,11 @@ func (c *Cluster) refresh(s *shape) {
 		for i := range s.scores {
 			s.scores[i] = c.score(&c.nodes[i], s)
 		}
-	} else {
-		for _, i := range c.changed[s.seen:] {
+	} else if missed := c.changed[s.seen:]; len(missed) > 0 {
+		if s.shared {
+			s.scores, s.shared = slices.Clone(s.scores), false
+		}
+		for _, i := range missed {
 			s.scores[i] = c.score(&c.nodes[i], s)
 		}
 	}
