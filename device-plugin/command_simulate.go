@@ -13,7 +13,7 @@ import (
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
 	"github.com/drover-ml/drover/device-plugin/simulated"
-	"github.com/drover-ml/drover/device-plugin/topology"
+	"github.com/drover-ml/drover/internal/topology"
 )
 
 // simulation is what `simulate -json` prints.

@@ -14,7 +14,7 @@ import (
 	"github.com/drover-ml/drover/device-plugin/mig"
 	"github.com/drover-ml/drover/device-plugin/nvml"
 	"github.com/drover-ml/drover/device-plugin/simulated"
-	"github.com/drover-ml/drover/device-plugin/topology"
+	"github.com/drover-ml/drover/internal/topology"
 )
 
 // patience is how long a call into the driver may take. It is below the 50

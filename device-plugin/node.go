@@ -16,8 +16,8 @@ import (
 	"github.com/drover-ml/drover/device-plugin/health"
 	"github.com/drover-ml/drover/device-plugin/metrics"
 	"github.com/drover-ml/drover/device-plugin/sharing/mps"
-	"github.com/drover-ml/drover/device-plugin/topology"
 	"github.com/drover-ml/drover/internal/gpustatus"
+	"github.com/drover-ml/drover/internal/topology"
 	"github.com/drover-ml/drover/nomadplugin/device"
 )
 

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
-	"github.com/drover-ml/drover/device-plugin/topology"
+	"github.com/drover-ml/drover/internal/topology"
 )
 
 // patient wraps a source whose calls may hang, as those into a driver do when

@@ -12,7 +12,7 @@ import (
 
 	"github.com/drover-ml/drover/device-plugin/gpu"
 	"github.com/drover-ml/drover/device-plugin/sysfs"
-	"github.com/drover-ml/drover/device-plugin/topology"
+	"github.com/drover-ml/drover/internal/topology"
 	"github.com/drover-ml/drover/nomadplugin/base"
 	"github.com/drover-ml/drover/nomadplugin/device"
 )

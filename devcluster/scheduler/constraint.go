@@ -1,14 +1,11 @@
 package scheduler
 
 import (
-	"cmp"
-	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/hashicorp/go-version"
 	"github.com/hashicorp/nomad/api"
+
+	"github.com/drover-ml/drover/internal/devicematch"
 )
 
 // Operands that are about several allocations, not about one node.
@@ -20,7 +17,7 @@ const (
 // nodeTarget resolves one side of a constraint on a node: a literal, or
 // ${node.…}, ${attr.…} or ${meta.…}.
 func nodeTarget(target string, n *api.Node) (string, bool) {
-	name, ok := reference(target)
+	name, ok := devicematch.Reference(target)
 	if !ok {
 		return target, true
 	}
@@ -47,15 +44,6 @@ func nodeTarget(target string, n *api.Node) (string, bool) {
 	return "", false
 }
 
-// reference returns what stands between ${ and }.
-func reference(target string) (string, bool) {
-	name, ok := strings.CutPrefix(target, "${")
-	if !ok {
-		return "", false
-	}
-	return strings.TrimSuffix(name, "}"), true
-}
-
 // nodeMeets reports whether a node meets a condition. The operands that
 // compare allocations are met by any node.
 func nodeMeets(n *api.Node, left, operand, right string) bool {
@@ -76,71 +64,7 @@ func nodeMeets(n *api.Node, left, operand, right string) bool {
 	if !lok || !rok {
 		return false
 	}
-	if order, ok := orderOperands[operand]; ok {
-		return order(compareText(l, r))
-	}
-	return textMeets(l, operand, r)
-}
-
-var orderOperands = map[string]func(int) bool{
-	"<":  func(o int) bool { return o < 0 },
-	"<=": func(o int) bool { return o <= 0 },
-	">":  func(o int) bool { return o > 0 },
-	">=": func(o int) bool { return o >= 0 },
-}
-
-// compareText compares as integers, else as floats, else as text.
-func compareText(l, r string) int {
-	if a, err := strconv.ParseInt(l, 10, 64); err == nil {
-		if b, err := strconv.ParseInt(r, 10, 64); err == nil {
-			return cmp.Compare(a, b)
-		}
-	}
-	if a, err := strconv.ParseFloat(l, 64); err == nil {
-		if b, err := strconv.ParseFloat(r, 64); err == nil {
-			return cmp.Compare(a, b)
-		}
-	}
-	return cmp.Compare(l, r)
-}
-
-// textMeets is the operands that take text: sets, patterns and versions.
-func textMeets(l, operand, r string) bool {
-	switch operand {
-	case "set_contains", "set_contains_all":
-		have := splitSet(l)
-		return !slices.ContainsFunc(splitSet(r), func(want string) bool { return !slices.Contains(have, want) })
-	case "set_contains_any":
-		have := splitSet(l)
-		return slices.ContainsFunc(splitSet(r), func(want string) bool { return slices.Contains(have, want) })
-	case "regexp":
-		re, err := regexp.Compile(r)
-		return err == nil && re.MatchString(l)
-	case "version", "semver":
-		v, err := version.NewVersion(l)
-		if err != nil {
-			return false
-		}
-		c, err := version.NewConstraint(r)
-		if err != nil {
-			return false
-		}
-		if operand == "semver" {
-			// A semantic version's pre-release takes part in ranges.
-			v = v.Core()
-		}
-		return c.Check(v)
-	default:
-		return false
-	}
-}
-
-func splitSet(s string) []string {
-	parts := strings.Split(s, ",")
-	for i := range parts {
-		parts[i] = strings.TrimSpace(parts[i])
-	}
-	return parts
+	return devicematch.TextMeets(l, operand, r)
 }
 
 // constraintText is how placement metrics name a constraint.

@@ -6,116 +6,37 @@ import (
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
+
+	"github.com/drover-ml/drover/internal/devicematch"
 )
 
-// groupMatches reports whether a device group answers to a job's name for it:
-// "type", "vendor/type" or "vendor/type/model".
-func groupMatches(name string, g *api.NodeDeviceResource) bool {
-	parts := strings.SplitN(name, "/", 3)
-	switch len(parts) {
-	case 1:
-		return parts[0] == g.Type
-	case 2:
-		return parts[0] == g.Vendor && parts[1] == g.Type
-	default:
-		return parts[0] == g.Vendor && parts[1] == g.Type && parts[2] == g.Name
+// described is a device group as constraints see it.
+func described(g *api.NodeDeviceResource) devicematch.Group {
+	d := devicematch.Group{Vendor: g.Vendor, Type: g.Type, Name: g.Name, Attributes: g.Attributes}
+	for _, instance := range g.Instances {
+		d.IDs = append(d.IDs, instance.ID)
 	}
+	return d
 }
 
-// deviceTarget resolves one side of a device constraint. ids is what
-// ${device.ids} stands for.
-func deviceTarget(target string, g *api.NodeDeviceResource, ids string) (value, bool) {
-	name, ok := reference(target)
-	if !ok {
-		return parseValue(target), true
-	}
-	switch name {
-	case "device.ids":
-		return textValue(ids), true
-	case "device.model":
-		return textValue(g.Name), true
-	case "device.vendor":
-		return textValue(g.Vendor), true
-	case "device.type":
-		return textValue(g.Type), true
-	}
-	if attr, ok := strings.CutPrefix(name, "device.attr."); ok {
-		return fromAttribute(g.Attributes[attr])
-	}
-	return value{}, false
-}
-
-func deviceMeets(l value, lok bool, operand string, r value, rok bool) bool {
-	switch operand {
-	case "is_set":
-		return lok
-	case "is_not_set":
-		return !lok
-	case "!=", "not":
-		if lok != rok {
-			return true
-		}
-		order, comparable := l.compare(r)
-		return lok && comparable && order != 0
-	}
-	if !lok || !rok {
-		return false
-	}
-	if operand == "" || operand == "=" || operand == "==" || operand == "is" {
-		order, comparable := l.compare(r)
-		return comparable && order == 0
-	}
-	if ordered, ok := orderOperands[operand]; ok {
-		if l.flag != nil {
-			return false
-		}
-		order, comparable := l.compare(r)
-		return comparable && ordered(order)
-	}
-	lt, lok := l.text()
-	rt, rok := r.text()
-	return lok && rok && textMeets(lt, operand, rt)
+func condition(left, operand, right string) devicematch.Constraint {
+	return devicematch.Constraint{Left: left, Operand: operand, Right: right}
 }
 
 // groupMeets reports whether a group can serve an ask at all, free or not.
 func groupMeets(ask *api.RequestedDevice, g *api.NodeDeviceResource) bool {
-	if !groupMatches(ask.Name, g) {
-		return false
-	}
-	var ids []string
-	for _, d := range g.Instances {
-		ids = append(ids, d.ID)
-	}
-	all := strings.Join(ids, ",")
-	for _, c := range ask.Constraints {
-		l, lok := deviceTarget(c.LTarget, g, all)
-		r, rok := deviceTarget(c.RTarget, g, all)
-		if !deviceMeets(l, lok, c.Operand, r, rok) {
-			return false
-		}
-	}
-	return true
+	m := described(g)
+	return m.Named(ask.Name) && !slices.ContainsFunc(ask.Constraints, func(c *api.Constraint) bool {
+		return !m.Meets(condition(c.LTarget, c.Operand, c.RTarget))
+	})
 }
 
-// idAllowed reports whether constraints on ${device.ids} allow an instance:
-// the set that the constraint names must contain it.
+// idAllowed reports whether constraints on ${device.ids} allow an instance.
 func idAllowed(ask *api.RequestedDevice, g *api.NodeDeviceResource, id string) bool {
-	for _, c := range ask.Constraints {
-		var named string
-		switch "${device.ids}" {
-		case c.LTarget:
-			named = c.RTarget
-		case c.RTarget:
-			named = c.LTarget
-		default:
-			continue
-		}
-		v, ok := deviceTarget(named, g, "")
-		if !deviceMeets(v, ok, c.Operand, textValue(id), true) {
-			return false
-		}
-	}
-	return true
+	m := devicematch.Group{Vendor: g.Vendor, Type: g.Type, Name: g.Name, Attributes: g.Attributes}
+	return !slices.ContainsFunc(ask.Constraints, func(c *api.Constraint) bool {
+		return !m.Allows(condition(c.LTarget, c.Operand, c.RTarget), id)
+	})
 }
 
 func wanted(ask *api.RequestedDevice) int {
@@ -190,9 +111,7 @@ func deviceAffinity(ask *api.RequestedDevice, g *api.NodeDeviceResource) (score,
 	for _, a := range ask.Affinities {
 		w := affinityWeight(a)
 		total += math.Abs(w)
-		l, lok := deviceTarget(a.LTarget, g, "")
-		r, rok := deviceTarget(a.RTarget, g, "")
-		if deviceMeets(l, lok, a.Operand, r, rok) {
+		if described(g).Meets(condition(a.LTarget, a.Operand, a.RTarget)) {
 			met += w
 		}
 	}

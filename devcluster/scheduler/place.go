@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/hashicorp/nomad/api"
+
+	"github.com/drover-ml/drover/internal/devicematch"
 )
 
 // ask is one allocation to place.
@@ -204,8 +206,8 @@ func (e *evaluation) notDistinct(n *api.Node, a ask) string {
 				return false
 			}
 			limit := 1
-			if v := parseValue(c.RTarget); v.num != nil && v.num.IsInt() && v.num.Num().IsInt64() {
-				limit = int(v.num.Num().Int64())
+			if n, ok := devicematch.ParseValue(c.RTarget).Integer(); ok {
+				limit = int(n)
 			}
 			return e.countWhere(group, func(on *api.Node) bool {
 				v, ok := nodeTarget(c.LTarget, on)

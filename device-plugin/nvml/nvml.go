@@ -27,7 +27,7 @@ import (
 	"github.com/drover-ml/drover/device-plugin/health"
 	"github.com/drover-ml/drover/device-plugin/mig"
 	"github.com/drover-ml/drover/device-plugin/nvml/kernellog"
-	"github.com/drover-ml/drover/device-plugin/topology"
+	"github.com/drover-ml/drover/internal/topology"
 )
 
 // libraryName is resolved by the dynamic loader, so LD_LIBRARY_PATH applies.

@@ -6,7 +6,7 @@ import (
 	lib "github.com/NVIDIA/go-nvml/pkg/nvml"
 
 	"github.com/drover-ml/drover/device-plugin/nvml/pci"
-	"github.com/drover-ml/drover/device-plugin/topology"
+	"github.com/drover-ml/drover/internal/topology"
 )
 
 // Topology reads how the boards are connected. Network cards are for others to

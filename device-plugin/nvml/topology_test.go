@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/drover-ml/drover/device-plugin/nvml/nvmltest"
-	"github.com/drover-ml/drover/device-plugin/topology"
+	"github.com/drover-ml/drover/internal/topology"
 )
 
 // bridge gives two boards so many links to each other, from link n on.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"slices"
 
-	"github.com/drover-ml/drover/device-plugin/topology"
+	"github.com/drover-ml/drover/internal/topology"
 )
 
 // Topology is the graph of the boards that are there and of the network cards.

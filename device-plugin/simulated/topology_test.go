@@ -14,7 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/drover-ml/drover/device-plugin/topology"
+	"github.com/drover-ml/drover/internal/topology"
 )
 
 var update = flag.Bool("update", false, "rewrite the files of testdata")

@@ -3,7 +3,7 @@ package simulated
 import (
 	"slices"
 
-	"github.com/drover-ml/drover/device-plugin/topology"
+	"github.com/drover-ml/drover/internal/topology"
 )
 
 // wiring is how the boards of a machine are connected with each other, with

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/drover-ml/drover/device-plugin/topology"
+	"github.com/drover-ml/drover/internal/topology"
 )
 
 // Complete adds to a graph of GPUs what /sys knows: the network cards, how near

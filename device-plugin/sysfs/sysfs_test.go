@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/drover-ml/drover/device-plugin/sysfs"
-	"github.com/drover-ml/drover/device-plugin/topology"
+	"github.com/drover-ml/drover/internal/topology"
 )
 
 // tree is a /sys that a test builds.

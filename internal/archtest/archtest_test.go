@@ -16,8 +16,9 @@ const module = "github.com/drover-ml/drover/"
 
 // pure packages take values and return values.
 var pure = []string{
-	"orchestrator/pipeline", "orchestrator/jobspec", "orchestrator/gate", "orchestrator/failover", "orchestrator/queue", "orchestrator/placement", "orchestrator/trace", "devcluster/scheduler",
-	"device-plugin/gpu", "device-plugin/mig", "device-plugin/topology", "device-plugin/health", "device-plugin/sharing",
+	"orchestrator/pipeline", "orchestrator/jobspec", "orchestrator/gate", "orchestrator/failover", "orchestrator/queue", "orchestrator/placement", "orchestrator/inventory", "orchestrator/trace", "devcluster/scheduler",
+	"device-plugin/gpu", "device-plugin/mig", "device-plugin/health", "device-plugin/sharing",
+	"internal/topology", "internal/devicematch",
 }
 
 // adapters know the outside, and not each other.
@@ -39,6 +40,8 @@ var rules = []struct {
 	{"the devcluster stands in for Nomad and knows nothing of Drover", "devcluster/", nil, []string{"orchestrator/", "task-driver/", "device-plugin/"}},
 	{"the orchestrator speaks Nomad's API only", "orchestrator/", []string{"orchestrator", "orchestrator/cli", "orchestrator/server"}, []string{"devcluster/", "nomadplugin/", "task-driver/", "device-plugin/"}},
 	{"shared packages know no part", "internal/artifact", nil, []string{"orchestrator/", "devcluster/", "task-driver/", "device-plugin/", "nomadplugin/"}},
+	{"shared packages know no part", "internal/topology", nil, []string{"orchestrator/", "devcluster/", "task-driver/", "device-plugin/", "nomadplugin/"}},
+	{"shared packages know no part", "internal/devicematch", nil, []string{"orchestrator/", "devcluster/", "task-driver/", "device-plugin/", "nomadplugin/"}},
 	{"shared packages know no part", "internal/mltask", nil, []string{"orchestrator/", "devcluster/", "task-driver/", "device-plugin/", "nomadplugin/"}},
 }
 

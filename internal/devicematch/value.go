@@ -1,4 +1,4 @@
-package scheduler
+package devicematch
 
 import (
 	"cmp"
@@ -9,9 +9,9 @@ import (
 	"github.com/hashicorp/nomad/api"
 )
 
-// value is what a constraint compares: a number with an optional unit, a
+// Value is what a constraint compares: a number with an optional unit, a
 // boolean or a string.
-type value struct {
+type Value struct {
 	num    *big.Rat // in the base unit of its dimension
 	dim    string   // "bytes", "bytes/s", "hertz", "watt"; "" without unit
 	flag   *bool
@@ -51,10 +51,10 @@ func buildUnits() map[string]unit {
 
 func ratio(a, b int64) *big.Rat { return big.NewRat(a, b) }
 
-// parseValue reads a literal of a job file: "10 GiB", "3.5", "true", "abc".
-func parseValue(s string) value {
+// ParseValue reads a literal of a job file: "10 GiB", "3.5", "true", "abc".
+func ParseValue(s string) Value {
 	if flag, err := strconv.ParseBool(s); err == nil && (s == "true" || s == "false") {
-		return value{flag: &flag}
+		return Value{flag: &flag}
 	}
 	text := strings.TrimSpace(s)
 	end := strings.LastIndexAny(text, "0123456789.") + 1
@@ -62,35 +62,53 @@ func parseValue(s string) value {
 	if len(number) > 0 && len(number) <= 64 && !strings.ContainsAny(number, "/eEpPxX_") {
 		if num, ok := new(big.Rat).SetString(number); ok {
 			if suffix == "" {
-				return value{num: num}
+				return Value{num: num}
 			}
 			if u, ok := units[suffix]; ok {
-				return value{num: num.Mul(num, u.factor), dim: u.dim}
+				return Value{num: num.Mul(num, u.factor), dim: u.dim}
 			}
 		}
 	}
-	return value{str: s, isText: true}
+	return Value{str: s, isText: true}
 }
 
-func textValue(s string) value { return value{str: s, isText: true} }
+// Integer is a number without unit; ok is false for anything else, and for one
+// that is not whole.
+func (v Value) Integer() (n int64, ok bool) {
+	if v.num == nil || v.dim != "" || !v.num.IsInt() || !v.num.Num().IsInt64() {
+		return 0, false
+	}
+	return v.num.Num().Int64(), true
+}
 
-// fromAttribute reads a device attribute; ok is false for one without a value.
-func fromAttribute(a *api.Attribute) (v value, ok bool) {
+// Bytes is an amount of bytes, rounded down; ok is false for anything else.
+func (v Value) Bytes() (n int64, ok bool) {
+	if v.num == nil || v.dim != "bytes" || v.num.Sign() < 0 {
+		return 0, false
+	}
+	whole := new(big.Int).Quo(v.num.Num(), v.num.Denom())
+	return whole.Int64(), whole.IsInt64()
+}
+
+func textValue(s string) Value { return Value{str: s, isText: true} }
+
+// FromAttribute reads a device attribute; ok is false for one without a value.
+func FromAttribute(a *api.Attribute) (v Value, ok bool) {
 	switch {
 	case a == nil:
-		return value{}, false
+		return Value{}, false
 	case a.IntVal != nil:
 		v.num = new(big.Rat).SetInt64(*a.IntVal)
 	case a.FloatVal != nil:
 		if v.num = new(big.Rat).SetFloat64(*a.FloatVal); v.num == nil {
-			return value{}, false
+			return Value{}, false
 		}
 	case a.BoolVal != nil:
-		return value{flag: a.BoolVal}, true
+		return Value{flag: a.BoolVal}, true
 	case a.StringVal != nil:
 		return textValue(*a.StringVal), true
 	default:
-		return value{}, false
+		return Value{}, false
 	}
 	if u, known := units[a.Unit]; known {
 		v.num.Mul(v.num, u.factor)
@@ -100,11 +118,11 @@ func fromAttribute(a *api.Attribute) (v value, ok bool) {
 }
 
 // text is the string that a set or pattern operand sees.
-func (v value) text() (string, bool) { return v.str, v.isText }
+func (v Value) text() (string, bool) { return v.str, v.isText }
 
-// compare orders two values; ok is false if they cannot be compared. Booleans
+// Compare orders two values; ok is false if they cannot be compared. Booleans
 // are only equal or not.
-func (v value) compare(w value) (order int, ok bool) {
+func (v Value) Compare(w Value) (order int, ok bool) {
 	switch {
 	case v.num != nil && w.num != nil:
 		return v.num.Cmp(w.num), v.dim == w.dim
