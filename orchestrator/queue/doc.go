@@ -21,9 +21,16 @@
 //     priority in the same queue or of a part of the tree that is over its quota
 //     while the preemptor's stays within its own. What they leave is kept for the
 //     preemptor.
-//   - Each waiting job has exactly one reason.
+//   - A job with alternatives gets the first for which there is quota and room,
+//     those within its queue's quota before those that borrow, and both before any
+//     for which others have to leave. A reservation is for one within quota if the
+//     job has any.
+//   - Each waiting job has exactly one reason; with alternatives it is that of the
+//     nearest, which lacks the least part of what it needs.
+//
+// Quotas are constant here: who schedules them or counts a budget opens the state
+// anew with the ones that hold, and with queues held.
 //
 // Absent, so far: growing and shrinking of running gangs, eviction between queues
-// that both borrow, alternatives of flavor, GPU-hour budgets, scheduled quotas,
-// learned run times.
+// that both borrow, learned run times.
 package queue

@@ -11,3 +11,9 @@ func (c *Counting) Sound() bool {
 	}
 	return true
 }
+
+// Borrows reports whether a waiting job borrows with its first option.
+func (s *State) Borrows(id JobID) bool {
+	e := s.jobs[id]
+	return s.ledger.borrows(e, &e.options[0])
+}

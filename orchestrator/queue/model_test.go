@@ -14,21 +14,29 @@ import (
 	"github.com/drover-ml/drover/orchestrator/queue"
 )
 
+// old is a flavor besides gpu.
+const old queue.Flavor = "old"
+
 // cluster is a random tree of cohorts, and nodes that hold as much as its quotas.
 func cluster(t *rapid.T) (queue.Snapshot, func() queue.Places) {
 	var s queue.Snapshot
-	total := 0
+	total := map[queue.Flavor]int{}
 	quotas := func(label string) map[queue.Flavor]queue.Quota {
-		n := rapid.IntRange(0, 4).Draw(t, label)
-		total += n
-		q := queue.Quota{Nominal: queue.Amount(n) * queue.One}
-		if rapid.Bool().Draw(t, label+" borrows less") {
-			q.BorrowingLimit = limit(rapid.IntRange(0, 3).Draw(t, label+" borrowing"))
+		qs := map[queue.Flavor]queue.Quota{}
+		for _, f := range []queue.Flavor{gpu, old} {
+			label := label + " " + string(f)
+			n := rapid.IntRange(0, 4).Draw(t, label)
+			total[f] += n
+			q := queue.Quota{Nominal: queue.Amount(n) * queue.One}
+			if rapid.Bool().Draw(t, label+" borrows less") {
+				q.BorrowingLimit = limit(rapid.IntRange(0, 3).Draw(t, label+" borrowing"))
+			}
+			if rapid.Bool().Draw(t, label+" lends less") {
+				q.LendingLimit = limit(rapid.IntRange(0, 3).Draw(t, label+" lending"))
+			}
+			qs[f] = q
 		}
-		if rapid.Bool().Draw(t, label+" lends less") {
-			q.LendingLimit = limit(rapid.IntRange(0, 3).Draw(t, label+" lending"))
-		}
-		return map[queue.Flavor]queue.Quota{gpu: q}
+		return qs
 	}
 	for i := range rapid.IntRange(1, 3).Draw(t, "cohorts") {
 		c := queue.Cohort{Name: fmt.Sprint("c", i), Quotas: quotas("cohort")}
@@ -52,7 +60,15 @@ func cluster(t *rapid.T) (queue.Snapshot, func() queue.Places) {
 		MaxEvictions:    2,
 	}
 	each := rapid.IntRange(1, 4).Draw(t, "node")
-	return s, func() queue.Places { return nodes((total+each-1)/each, each) }
+	return s, func() queue.Places {
+		m := map[queue.NodeID]queue.Resources{}
+		for f, n := range total {
+			for i := range (n + each - 1) / each {
+				m[queue.NodeID(fmt.Sprint(f, i))] = queue.Resources{f: queue.Amount(each) * queue.One}
+			}
+		}
+		return queue.NewCounting(m)
+	}
 }
 
 // model follows a state with naive books of its own.
@@ -80,6 +96,10 @@ func (m *model) submit() {
 	j.Min = rapid.IntRange(1, 3).Draw(m.T, "min")
 	j.Max = j.Min + rapid.IntRange(0, 1).Draw(m.T, "more")
 	j.RunTime = time.Duration(rapid.IntRange(1, 4).Draw(m.T, "run time")) * 15 * time.Minute
+	for range rapid.IntRange(0, 2).Draw(m.T, "alternatives") {
+		f := rapid.SampledFrom([]queue.Flavor{gpu, old}).Draw(m.T, "flavor")
+		j.Or = append(j.Or, queue.Resources{f: queue.Amount(rapid.IntRange(1, 3).Draw(m.T, "amount")) * queue.One})
+	}
 	var refused *queue.Refusal
 	if err := m.state.Submit(j); errors.As(err, &refused) {
 		if refused.Reason.Code != queue.TooLarge {
@@ -209,12 +229,18 @@ func (m *model) checkVictims(plan queue.Plan) {
 
 // checkBooks counts anew: nodes hold what they have, and the tree is within quota.
 func (m *model) checkBooks() {
-	used := map[string]queue.Amount{} // by queue
+	type key struct {
+		queue string
+		queue.Flavor
+	}
+	used := map[key]queue.Amount{}
 	free := m.places()
 	for id, s := range m.running {
 		j := m.jobs[id]
 		free.Take(&j, s.Option, s.Place)
-		used[string(j.Queue)] += j.Each[gpu] * queue.Amount(s.Members)
+		for f, a := range j.Option(s.Option) {
+			used[key{string(j.Queue), f}] += a * queue.Amount(s.Members)
+		}
 		members := 0
 		for _, spot := range s.Place {
 			members += spot.Members
@@ -226,34 +252,35 @@ func (m *model) checkBooks() {
 	if !free.(*queue.Counting).Sound() {
 		m.Fatal("a node holds more than it has")
 	}
-	for _, c := range m.snap.Cohorts {
-		if c.Parent == "" {
-			if u, q := m.below(c.Name, used); u > q {
-				m.Fatalf("cohort %s uses %s of %s", c.Name, u, q)
+	for _, f := range []queue.Flavor{gpu, old} {
+		of := func(queue string) queue.Amount { return used[key{queue, f}] }
+		for _, c := range m.snap.Cohorts {
+			if u, q := m.below(c.Name, f, of); c.Parent == "" && u > q {
+				m.Fatalf("cohort %s uses %s of %s %s", c.Name, u, q, f)
 			}
 		}
-	}
-	for _, q := range m.snap.Queues {
-		if b := q.Quotas[gpu].BorrowingLimit; b != nil && used[string(q.ID)] > q.Quotas[gpu].Nominal+*b {
-			m.Fatalf("queue %s uses %s", q.ID, used[string(q.ID)])
+		for _, q := range m.snap.Queues {
+			if b := q.Quotas[f].BorrowingLimit; b != nil && of(string(q.ID)) > q.Quotas[f].Nominal+*b {
+				m.Fatalf("queue %s uses %s %s", q.ID, of(string(q.ID)), f)
+			}
 		}
 	}
 }
 
 // below is use and quota of a cohort with all that is below it.
-func (m *model) below(cohort string, used map[string]queue.Amount) (u, q queue.Amount) {
+func (m *model) below(cohort string, f queue.Flavor, used func(string) queue.Amount) (u, q queue.Amount) {
 	for _, c := range m.snap.Cohorts {
 		if c.Name == cohort {
-			q += c.Quotas[gpu].Nominal
+			q += c.Quotas[f].Nominal
 		}
 		if c.Parent == cohort {
-			du, dq := m.below(c.Name, used)
+			du, dq := m.below(c.Name, f, used)
 			u, q = u+du, q+dq
 		}
 	}
 	for _, c := range m.snap.Queues {
 		if c.Cohort == cohort {
-			u, q = u+used[string(c.ID)], q+c.Quotas[gpu].Nominal
+			u, q = u+used(string(c.ID)), q+c.Quotas[f].Nominal
 		}
 	}
 	return u, q
