@@ -127,7 +127,7 @@ func (p *pass) victims(e *entry, o *option, all []*entry) []*entry {
 	if other, l := p.cover(e, o, all, dense); len(other) > 0 && l < least {
 		best, least = other, l
 	}
-	if len(all) <= fewCandidates && len(best) > 1 {
+	if len(all) <= fewCandidates && least > 0 {
 		slices.SortStableFunc(all, func(a, b *entry) int { // its own queue first
 			return cmp.Compare(min(1, max(a.node-e.node, e.node-a.node)), min(1, max(b.node-e.node, e.node-b.node)))
 		})
