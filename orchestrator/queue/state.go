@@ -170,17 +170,7 @@ func (s *State) Snapshot() Snapshot {
 	}
 	slices.SortFunc(snap.Waiting, func(a, b Job) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(snap.Running, func(a, b Running) int { return cmp.Compare(a.ID, b.ID) })
-	for _, e := range s.claims {
-		snap.Claims = append(snap.Claims, e.ID)
-	}
-	for _, e := range s.promises {
-		snap.Promises = append(snap.Promises, e.ID)
-	}
-	for _, h := range s.served {
-		if !h.At.IsZero() {
-			snap.Served = append(snap.Served, h)
-		}
-	}
+	snap.Claims, snap.Promises, snap.Served = s.Memory()
 	return snap
 }
 

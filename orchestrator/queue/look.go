@@ -1,0 +1,30 @@
+package queue
+
+// Has reports whether a job waits or runs.
+func (s *State) Has(id JobID) bool { return s.jobs[id] != nil }
+
+// HasQueue reports whether there is a queue.
+func (s *State) HasQueue(id QueueID) bool {
+	for _, q := range s.source.Queues {
+		if q.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// Memory is what a snapshot has beside its jobs and quotas.
+func (s *State) Memory() (claims, promises []JobID, served []Served) {
+	for _, e := range s.claims {
+		claims = append(claims, e.ID)
+	}
+	for _, e := range s.promises {
+		promises = append(promises, e.ID)
+	}
+	for _, h := range s.served {
+		if !h.At.IsZero() {
+			served = append(served, h)
+		}
+	}
+	return claims, promises, served
+}
