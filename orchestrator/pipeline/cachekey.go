@@ -17,11 +17,13 @@ const cacheKeyVersion = "drover-task-v1"
 //
 //	{"version": "drover-task-v1", "kind": "step", "command": […], "env": {…},
 //	 "code": "sha256:…", "inputs": {name: digest}, "outputs": {name: optional},
-//	 "params": {…}, "seed": 0, "gpu": {…}}
+//	 "params": {…}, "seed": 0, "gpu": {…}, "gpu_or": […], "gang": [min, max]}
 //
-// GPUs count because results differ between models of them. How much CPU and
-// memory there is, timeouts, retries, priority and how checkpoints are kept do
-// not. Values of env are hashed, never kept in clear.
+// GPUs count because results differ between models of them, and the size of a
+// gang because they differ with the number of processes; without alternatives
+// or a gang the document has none. How much CPU and memory there is, where GPUs
+// and members are, timeouts, retries, priority, what else the queue goes by and
+// how checkpoints are kept do not. Values of env are hashed, never kept in clear.
 //
 // It panics if a value of t.Params is not a JSON value; Resolve and Trials
 // give no such task.
@@ -40,7 +42,17 @@ func (t Task) CacheKey(kind Kind) string {
 		"outputs": outputs,
 		"params":  notNilMap(t.Params),
 		"seed":    t.Seed,
-		"gpu":     t.Resources.GPU,
+		"gpu":     placeless(t.Resources.GPU),
+	}
+	if t.Resources.Or != nil {
+		alternatives := make([]*GPU, len(t.Resources.Or))
+		for i := range t.Resources.Or {
+			alternatives[i] = placeless(&t.Resources.Or[i])
+		}
+		doc["gpu_or"] = alternatives
+	}
+	if t.Gang != nil {
+		doc["gang"] = [2]int{t.Gang.Min, t.Gang.Max}
 	}
 	b, err := json.Marshal(doc)
 	if err != nil {
@@ -48,6 +60,16 @@ func (t Task) CacheKey(kind Kind) string {
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
+}
+
+// placeless is g wherever its GPUs are.
+func placeless(g *GPU) *GPU {
+	if g == nil || g.Topology == nil {
+		return g
+	}
+	copied := *g
+	copied.Topology = nil
+	return &copied
 }
 
 // notNil makes nil and empty the same in JSON.

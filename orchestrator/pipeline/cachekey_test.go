@@ -45,6 +45,9 @@ func TestCacheKeyOfWhatMakesResults(t *testing.T) {
 		"seed":             func(t *pipeline.Task) { t.Seed = 2 },
 		"GPU":              func(t *pipeline.Task) { t.Resources.GPU.Device = "nvidia/gpu/H100" },
 		"no GPU":           func(t *pipeline.Task) { t.Resources.GPU = nil },
+		"alternative":      func(t *pipeline.Task) { t.Resources.Or = []pipeline.GPU{{Count: 2, Device: "nvidia/gpu"}} },
+		"gang":             func(t *pipeline.Task) { t.Gang = &pipeline.Gang{Min: 2, Max: 4} },
+		"gang's size":      func(t *pipeline.Task) { t.Gang = &pipeline.Gang{Min: 4, Max: 4} },
 	}
 	seen := map[string]string{base: "nothing"}
 	for name, change := range changes {
@@ -73,6 +76,10 @@ func TestCacheKeyIgnoresWhatDoesNotMakeResults(t *testing.T) {
 		"outputs' order":  func(t *pipeline.Task) { t.Outputs[0], t.Outputs[1] = t.Outputs[1], t.Outputs[0] },
 		"whole as float":  func(t *pipeline.Task) { t.Params["layers"] = []any{1.0, 2.0} },
 		"whether to look": func(t *pipeline.Task) { t.Cache = false },
+		"priority class":  func(t *pipeline.Task) { t.PriorityClass = "high" },
+		"preemptible":     func(t *pipeline.Task) { t.Preemptible = true },
+		"run time":        func(t *pipeline.Task) { t.RunTime = time.Hour },
+		"topology":        func(t *pipeline.Task) { t.Resources.GPU.Topology = &pipeline.Topology{Level: pipeline.Island} },
 	}
 	for name, change := range changes {
 		task := keyedTask()

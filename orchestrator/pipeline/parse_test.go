@@ -66,6 +66,7 @@ step "train" {
 		Retry:      pipeline.Retry{Attempts: 2, Delay: 10 * time.Second},
 		Timeout:    90 * time.Minute,
 		Priority:   70,
+		Scheduling: pipeline.Scheduling{Preemptible: true, RunTime: 90 * time.Minute},
 	}
 	if diff := cmp.Diff(want, node(t, p, "step.train").Step); diff != "" {
 		t.Error(diff)
@@ -94,6 +95,7 @@ endpoint "e" {
 	step := &pipeline.Step{
 		Command: []string{"x"}, Outputs: []pipeline.Output{{Name: "o"}}, Resources: resources,
 		Checkpoint: &pipeline.Checkpoint{Keep: 3}, Cache: true, Priority: 50,
+		Scheduling: pipeline.Scheduling{Preemptible: true},
 	}
 	if diff := cmp.Diff(step, node(t, p, "step.s").Step); diff != "" {
 		t.Errorf("step: %s", diff)

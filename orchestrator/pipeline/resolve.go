@@ -78,6 +78,7 @@ func (n *Node) Resolve(r Results) (Task, hcl.Diagnostics) {
 		Timeout:    step.Timeout,
 		Cache:      step.Cache,
 		Priority:   step.Priority,
+		Scheduling: step.Scheduling,
 		Seed:       d.seed,
 		Inputs:     map[string]string{},
 	}

@@ -2,10 +2,12 @@ package pipeline
 
 import (
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 )
 
@@ -16,6 +18,8 @@ const (
 	minMemoryMiB = 10 // Nomad's minimum
 	maxMemoryMiB = 64 << 20
 	maxGPUs      = 1024
+
+	maxAlternatives = 16 // of one ask
 )
 
 const defaultDevice = "nvidia/gpu"
@@ -36,7 +40,7 @@ func (b *nodeBuilder) resources() Resources {
 	if block == nil {
 		return res
 	}
-	r := b.inner(block, "resources block", fields{attrs: []string{"cpu", "cores", "memory"}, blocks: []string{"gpu"}})
+	r := b.inner(block, "resources block", fields{attrs: []string{"cpu", "cores", "memory"}, blocks: []string{"gpu"}, repeated: []string{"gpu"}})
 	res.CPUMHz = int(r.integer("cpu", 500, 1, maxCPUMHz))
 	res.Cores = int(r.integer("cores", 0, 1, maxCores))
 	if cores := block.Body.Attributes["cores"]; cores != nil && res.Cores > 0 {
@@ -58,12 +62,40 @@ func (b *nodeBuilder) resources() Resources {
 			res.MemoryMiB = mib
 		}
 	}
-	if gpu := only(block.Body, "gpu"); gpu != nil {
-		res.GPU = b.gpu(b.inner(gpu, "gpu block", fields{
-			attrs: []string{"count", "device", "memory"}, blocks: []string{"constraint"}, repeated: []string{"constraint"},
-		}))
-	}
+	b.gpus(&res, block.Body)
 	return res
+}
+
+var gpuFields = fields{
+	attrs: []string{"count", "device", "memory"}, blocks: []string{"constraint", "topology"}, repeated: []string{"constraint"},
+}
+
+// gpus reads the gpu blocks, each an alternative to those before it.
+func (b *nodeBuilder) gpus(res *Resources, body *hclsyntax.Body) {
+	for _, block := range body.Blocks {
+		if block.Type != "gpu" {
+			continue
+		}
+		if res.GPU != nil && res.Alternatives() == maxAlternatives {
+			b.report(problem(block.DefRange(), "Too many alternatives",
+				fmt.Sprintf("There are at most %d gpu blocks, each an alternative to those before it.", maxAlternatives)))
+			return
+		}
+		b.noLabels(block)
+		gpu := b.gpu(b.inner(block, "gpu block", gpuFields))
+		if res.GPU == nil {
+			res.GPU = gpu
+			continue
+		}
+		for i := range res.Alternatives() {
+			if reflect.DeepEqual(res.Alternative(i).GPU, gpu) {
+				b.report(problem(block.DefRange(), "Duplicate alternative",
+					"Several gpu blocks are alternatives, the preferred one first, and this one is there already. For more GPUs, raise count."))
+				break
+			}
+		}
+		res.Or = append(res.Or, *gpu)
+	}
 }
 
 func (b *nodeBuilder) gpu(r reader) *GPU {
@@ -93,6 +125,9 @@ func (b *nodeBuilder) gpu(r reader) *GPU {
 				g.Constraints = append(g.Constraints, c)
 			}
 		}
+	}
+	if block := only(r.body, "topology"); block != nil {
+		g.Topology = b.topology(block)
 	}
 	return g
 }

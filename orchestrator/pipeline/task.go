@@ -25,15 +25,15 @@ func (b *nodeBuilder) report(d ...*hcl.Diagnostic) { b.diags = append(b.diags, d
 
 // taskFields are what everything that runs a process may hold.
 var taskFields = fields{
-	attrs:    []string{"code", "command", "env", "params", "priority", "depends_on"},
+	attrs:    []string{"code", "command", "env", "params", "priority", "priority_class", "depends_on"},
 	blocks:   []string{"input", "resources"},
 	repeated: []string{"input"},
 }
 
 // stepFields are what steps and sweeps hold besides.
 var stepFields = fields{
-	attrs:    []string{"for_each", "when", "on_exit", "timeout", "cache", "seed"},
-	blocks:   []string{"output", "checkpoint", "retry"},
+	attrs:    []string{"for_each", "when", "on_exit", "timeout", "cache", "seed", "preemptible", "run_time"},
+	blocks:   []string{"output", "checkpoint", "retry", "gang"},
 	repeated: []string{"output"},
 }
 
@@ -69,6 +69,7 @@ func (b *nodeBuilder) runnable(step *Step) {
 		r := b.inner(block, "checkpoint block", fields{attrs: []string{"keep"}})
 		step.Checkpoint = &Checkpoint{Keep: int(r.integer("keep", 3, 1, 1000))}
 	}
+	b.scheduling(step)
 	if attr := b.body.Attributes["when"]; attr != nil {
 		b.node.deferred.when, _ = b.later(attr.Expr, cty.Bool, "when")
 	}
@@ -79,6 +80,9 @@ func (b *nodeBuilder) task(step *Step) {
 	d := b.node.deferred
 	b.required("command")
 	step.Priority = int(b.integer("priority", 50, 1, 100))
+	if class, at, ok := b.str("priority_class"); ok && b.checkIdentifier(class, at, "priority class") {
+		step.PriorityClass = class
+	}
 	if path, at, ok := b.str("code"); ok && b.path(path, at, codePath) {
 		step.Code = path
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"unicode"
@@ -80,13 +81,29 @@ func (s *Step) summary() string {
 	} else {
 		text += fmt.Sprintf(" (%d MHz, %d MiB", r.CPUMHz, r.MemoryMiB)
 	}
-	if g := r.GPU; g != nil {
-		text += fmt.Sprintf(", %d × %s", g.Count, g.Device)
+	for i := range r.Alternatives() {
+		g := r.Alternative(i).GPU
+		if g == nil {
+			continue
+		}
+		text += []string{", ", " or "}[min(i, 1)] + fmt.Sprintf("%d × %s", g.Count, g.Device)
 		if g.MemoryMin != "" {
 			text += " of " + g.MemoryMin
 		}
 	}
-	return text + ")"
+	text += ")"
+	if s.Gang != nil {
+		text = s.Gang.String() + " × " + text
+	}
+	return text
+}
+
+// String is the number of members, such as "4" or "2 to 4".
+func (g *Gang) String() string {
+	if g.Min == g.Max {
+		return strconv.Itoa(g.Min)
+	}
+	return fmt.Sprintf("%d to %d", g.Min, g.Max)
 }
 
 func (g *Gate) summary() string {

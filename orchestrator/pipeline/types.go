@@ -97,7 +97,44 @@ type Step struct {
 	Timeout    time.Duration // 0: none
 	Cache      bool          // default true
 	Priority   int           // Nomad's 1..100; default 50
+	Scheduling
 }
+
+// Scheduling is what the queue goes by, besides resources.
+type Scheduling struct {
+	PriorityClass string // "" for the workspace's default
+	// Preemptible tells that it may be stopped to make room, and goes on later.
+	// Default: whether it writes checkpoints.
+	Preemptible bool
+	// RunTime is how long an attempt runs at most; default Timeout, 0: unknown.
+	RunTime time.Duration
+	Gang    *Gang // nil: one process
+}
+
+// Gang is a task of several members that run at the same time, each with the
+// step's command and resources.
+type Gang struct {
+	// Min and Max are how many members it starts with, equal if just one size
+	// will do.
+	Min, Max int
+	// Within is the domain that holds all of them, "" for any.
+	Within Level
+	// Required makes it wait for such a domain. Else Within is a wish.
+	Required bool
+	// Timeout is how long the members that are there wait for the others.
+	Timeout time.Duration
+}
+
+// Level is a kind of domain of the cluster's topology.
+type Level string
+
+// The levels, from the closest. Of GPUs, an island is joined by NVLink.
+const (
+	Island Level = "island"
+	Host   Level = "host"
+	Rack   Level = "rack"
+	Block  Level = "block"
+)
 
 // Output is a declared output of a step.
 type Output struct {
@@ -111,6 +148,20 @@ type Resources struct {
 	Cores     int // 0: share CPUMHz instead
 	MemoryMiB int // default 256
 	GPU       *GPU
+	// Or are what will do instead of GPU, by preference.
+	Or []GPU
+}
+
+// Alternatives are how many asks r stands for.
+func (r Resources) Alternatives() int { return 1 + len(r.Or) }
+
+// Alternative is r with just one ask for GPUs: 0 is GPU, i is Or[i-1].
+func (r Resources) Alternative(i int) Resources {
+	if i > 0 {
+		r.GPU = &r.Or[i-1]
+	}
+	r.Or = nil
+	return r
 }
 
 // GPU is an ask for devices of one group.
@@ -123,6 +174,15 @@ type GPU struct {
 	MemoryMin string
 	// Constraints on device attributes, as in Nomad.
 	Constraints []Constraint
+	// Topology is how close the GPUs must be to each other; nil: on one host.
+	Topology *Topology `json:",omitempty"`
+}
+
+// Topology is a domain that what belongs together should be in.
+type Topology struct {
+	Level Level
+	// Required makes it wait for such a domain. Else Level is a wish.
+	Required bool
 }
 
 // Constraint is a Nomad constraint.
@@ -259,5 +319,6 @@ type Task struct {
 	Timeout    time.Duration
 	Cache      bool
 	Priority   int
-	Seed       int64
+	Scheduling
+	Seed int64
 }
