@@ -48,6 +48,8 @@ type Identity struct {
 	Pipeline  string
 	// Avoid are the IDs of devices that the attempt must not get.
 	Avoid []string
+	// Place is where the task must run; nil leaves that to Nomad.
+	Place *Place
 }
 
 // JobID is the ID of the job that runs an attempt, from 1, of a step or (with

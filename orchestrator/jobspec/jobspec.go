@@ -79,6 +79,12 @@ func Task(id Identity, t pipeline.Task, c Cluster) (*api.Job, error) {
 		ReschedulePolicy: &api.ReschedulePolicy{Attempts: new(0), Unlimited: new(false)},
 		Tasks:            []*api.Task{newTask(t, config, grace)},
 	}}
+	if id.Place != nil {
+		pin(job.TaskGroups[0], *id.Place)
+		if id.Place.Pool != "" {
+			job.NodePool = &id.Place.Pool
+		}
+	}
 	for _, d := range job.TaskGroups[0].Tasks[0].Resources.Devices {
 		for _, id := range id.Avoid {
 			// Of a group that has others, Nomad keeps to those.
