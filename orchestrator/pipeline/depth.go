@@ -23,6 +23,13 @@ func checkDepth(filename string, src []byte) (cuts []int, diags hcl.Diagnostics)
 		fmt.Sprintf("Brackets and operators nest more than %d deep here. Split the expression up with locals.", maxDepth))}
 }
 
+// CheckNesting reports where brackets and operators of an HCL file nest deeper
+// than is safe to parse.
+func CheckNesting(filename string, src []byte) hcl.Diagnostics {
+	_, diags := checkDepth(filename, src)
+	return diags
+}
+
 // depthMeter adds up what makes a tree deep: open brackets, and operators in a
 // row, which nest to one side. An operator counts until the expression that it
 // belongs to ends, which is at a comma or bracket, or at the end of the line

@@ -40,6 +40,12 @@ func parseBytes(text string) (number, unit string, bytes float64, err error) {
 	return m[1], m[2], n * factor, nil
 }
 
+// ParseMiB reads an amount of memory such as "40 GiB", rounded up to whole MiB.
+func ParseMiB(text string) (int64, error) {
+	n, err := parseMiB(cty.StringVal(text))
+	return int64(n), err
+}
+
 // parseMiB reads an amount of memory, rounded up to whole MiB. A number
 // without unit is MiB, as in Nomad.
 func parseMiB(v cty.Value) (int, error) {
