@@ -15,5 +15,5 @@ func (c *Counting) Sound() bool {
 // Borrows reports whether a waiting job borrows with its first option.
 func (s *State) Borrows(id JobID) bool {
 	e := s.jobs[id]
-	return s.ledger.borrows(e, &e.options[0])
+	return s.ledger.borrows(e, e.options[0])
 }

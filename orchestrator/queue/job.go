@@ -87,7 +87,8 @@ type part struct {
 type entry struct {
 	Job
 	node    int      // of its queue
-	options []option // those of flavors that have a quota
+	options []*option // those of flavors that have a quota
+	shape   *shape
 	kind    *kind    // while it waits, unless it has a claim
 	run     *Run
 	claim   bool
@@ -103,8 +104,8 @@ type hold struct {
 
 // held is what a running job holds.
 func (e *entry) held() hold {
-	for i := range e.options {
-		if o := &e.options[i]; o.n == e.run.Option {
+	for _, o := range e.options {
+		if o.n == e.run.Option {
 			return hold{e, o, e.run.Members, e.run.Place}
 		}
 	}
@@ -116,17 +117,24 @@ func (e *entry) held() hold {
 type kind struct {
 	key  kindKey
 	jobs []*entry // by age
+	never func() (Reason, bool) // whether and why none of them can ever start
 	// What the last pass found.
 	pass   uint64
 	next   int    // the jobs before it start, or make others leave
-	reason Reason // of those that wait
+	reason Reason // of those that wait; its code is empty until somebody asks
+}
+
+// shape is all that the place of a job depends on.
+type shape struct {
+	key  string
+	jobs int // of this shape
 }
 
 type kindKey struct {
 	node, priority, min, max int
 	preemptible              bool
 	runTime                  time.Duration
-	shape                    string
+	shape                    *shape
 }
 
 // older orders jobs by age, and by ID among equals, so that order does not depend
@@ -176,7 +184,7 @@ func (s *State) newEntry(j Job) (*entry, error) {
 			return nil, fmt.Errorf("job %q: %w", j.ID, err)
 		}
 		if lacks == "" {
-			e.options = append(e.options, o)
+			e.options = append(e.options, &o)
 		}
 		unknown = cmp.Or(unknown, lacks)
 	}
@@ -207,16 +215,35 @@ func (s *State) newOption(j *Job, n int) (o option, lacks Flavor, err error) {
 	return o, lacks, nil
 }
 
-func (e *entry) kindKey() kindKey {
-	var shape strings.Builder
+// add makes e one of the state's jobs.
+func (s *State) add(e *entry) {
+	s.jobs[e.ID] = e
+	var key strings.Builder
 	for _, o := range e.options {
-		fmt.Fprintf(&shape, "%d ", o.n)
+		fmt.Fprintf(&key, "%d ", o.n)
 		for _, p := range o.parts {
-			fmt.Fprintf(&shape, "%d:%d ", p.flavor, p.each)
+			fmt.Fprintf(&key, "%d:%d ", p.flavor, p.each)
 		}
 	}
-	shape.WriteString(e.Shape)
-	return kindKey{e.node, e.Priority, e.Min, e.Max, e.Preemptible, e.RunTime, shape.String()}
+	key.WriteString(e.Shape)
+	e.shape = s.shapes[key.String()]
+	if e.shape == nil {
+		e.shape = &shape{key: key.String()}
+		s.shapes[e.shape.key] = e.shape
+	}
+	e.shape.jobs++
+}
+
+// drop is the opposite of add.
+func (s *State) drop(e *entry) {
+	delete(s.jobs, e.ID)
+	if e.shape.jobs--; e.shape.jobs == 0 {
+		delete(s.shapes, e.shape.key)
+	}
+}
+
+func (e *entry) kindKey() kindKey {
+	return kindKey{e.node, e.Priority, e.Min, e.Max, e.Preemptible, e.RunTime, e.shape}
 }
 
 // ends is when it has ended at the latest; false: nobody knows.

@@ -49,14 +49,17 @@ func (l *ledger) first(e *entry, options []*option) (hold, bool) {
 // prefer is the order in which options of e are tried: those that stay within the
 // queue's quota before those that borrow, otherwise as the job has them.
 func (l *ledger) prefer(e *entry) []*option {
+	if len(e.options) == 1 {
+		return e.options
+	}
 	own, more := l.own(e)
 	return append(own, more...)
 }
 
 // own are the options with which e stays within its queue's quota, and the others.
 func (l *ledger) own(e *entry) (own, more []*option) {
-	for i := range e.options {
-		if o := &e.options[i]; l.borrows(e, o) {
+	for _, o := range e.options {
+		if l.borrows(e, o) {
 			more = append(more, o)
 		} else {
 			own = append(own, o)

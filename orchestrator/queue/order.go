@@ -63,8 +63,8 @@ func (p *pass) rankOf(i int, head *entry) rank {
 	n := &t.nodes[i]
 	r := rank{head: head, late: p.late(head)}
 	r.borrows = true
-	for o := range head.options {
-		r.borrows = r.borrows && !p.ledger.within(head, &head.options[o], i)
+	for _, o := range head.options {
+		r.borrows = r.borrows && !p.ledger.within(head, o, i)
 	}
 	for f := range t.flavors {
 		if all := t.nodes[n.root].total[f]; all > 0 {

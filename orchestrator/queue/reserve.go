@@ -18,17 +18,11 @@ type shadow struct {
 
 // ask is members of the same needs.
 type ask struct {
-	shape           string
+	*shape
 	option, members int
 }
 
-// ask is h's; that of a claim is nobody's.
-func (h hold) ask() ask {
-	if h.kind == nil {
-		return ask{}
-	}
-	return ask{h.kind.key.shape, h.option.n, h.members}
-}
+func (h hold) ask() ask { return ask{h.shape, h.option.n, h.members} }
 
 // binds reports whether e, started now, would still run then.
 func (sh *shadow) binds(e *entry, now time.Time) bool {
@@ -58,12 +52,10 @@ func (sh *shadow) admit(h hold) (undo func(), ok bool) {
 		return nil, false
 	}
 	refuse := func() (func(), bool) {
-		if h.kind != nil {
-			if sh.full == nil {
-				sh.full = map[ask]bool{}
-			}
-			sh.full[h.ask()] = true
+		if sh.full == nil {
+			sh.full = map[ask]bool{}
 		}
+		sh.full[h.ask()] = true
 		return nil, false
 	}
 	if _, n := sh.places.Find(&h.Job, h.option.n, h.members); n < h.members {

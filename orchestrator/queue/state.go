@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -65,6 +66,7 @@ type State struct {
 
 	jobs   map[JobID]*entry
 	kinds  map[kindKey]*kind
+	shapes map[string]*shape
 	queues [][]*kind  // by node
 	byNode [][]*entry // running, by node and ID
 	byEnd  []*entry   // running, by end and ID
@@ -96,7 +98,7 @@ func Open(snap Snapshot, places Places) (*State, error) {
 	s := &State{
 		policy: *p, tree: t, ledger: &ledger{t, t.newUsage(), places.Clone()}, empty: places.Clone(),
 		source: Snapshot{Policy: *p, Cohorts: snap.Cohorts, Queues: snap.Queues},
-		jobs:   map[JobID]*entry{}, kinds: map[kindKey]*kind{},
+		jobs:   map[JobID]*entry{}, kinds: map[kindKey]*kind{}, shapes: map[string]*shape{},
 		queues: make([][]*kind, len(t.nodes)), byNode: make([][]*entry, len(t.nodes)),
 		served: make([]Served, len(t.nodes)*len(t.flavors)),
 	}
@@ -111,7 +113,7 @@ func Open(snap Snapshot, places Places) (*State, error) {
 		if r.Run.Option < 0 || r.Run.Option > len(e.Or) {
 			return nil, fmt.Errorf("%w job %q: it runs with option %d", ErrInvalid, e.ID, r.Run.Option)
 		}
-		s.jobs[e.ID] = e
+		s.add(e)
 		s.run(e, r.Run)
 	}
 	for _, j := range snap.Waiting {
@@ -119,7 +121,7 @@ func Open(snap Snapshot, places Places) (*State, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.jobs[e.ID] = e
+		s.add(e)
 		s.wait(e)
 	}
 	for _, id := range snap.Claims {
@@ -183,7 +185,7 @@ func (s *State) Submit(j Job) error {
 	if r, ok := s.tooLarge(e); ok {
 		return &Refusal{j.ID, r}
 	}
-	s.jobs[e.ID] = e
+	s.add(e)
 	s.wait(e)
 	return nil
 }
@@ -191,8 +193,7 @@ func (s *State) Submit(j Job) error {
 // tooLarge is why e could not start were nothing running.
 func (s *State) tooLarge(e *entry) (Reason, bool) {
 	var best Reason
-	for i := range e.options {
-		o := &e.options[i]
+	for i, o := range e.options {
 		r, ok := s.tree.tooLarge(e, o)
 		if !ok {
 			_, n := s.empty.Find(&e.Job, o.n, e.Min)
@@ -270,7 +271,7 @@ func (s *State) End(id JobID, now time.Time) error {
 		return fmt.Errorf("ending job %q: there is none", id)
 	}
 	s.stop(e, now)
-	delete(s.jobs, id)
+	s.drop(e)
 	return nil
 }
 
@@ -317,7 +318,7 @@ func (s *State) wait(e *entry) {
 	key := e.kindKey()
 	k := s.kinds[key]
 	if k == nil {
-		k = &kind{key: key}
+		k = &kind{key: key, never: sync.OnceValues(func() (Reason, bool) { return s.tooLarge(e) })}
 		s.kinds[key] = k
 		s.queues[e.node] = append(s.queues[e.node], k)
 	}
