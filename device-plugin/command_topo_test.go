@@ -7,7 +7,7 @@ import (
 )
 
 func TestTopoCommand(t *testing.T) {
-	matrix := filepath.Join("topology", "testdata", "dgx-1.txt")
+	matrix := filepath.Join("..", "internal", "topology", "testdata", "dgx-1.txt")
 	tests := []struct {
 		name, golden string
 		args         []string
@@ -15,7 +15,7 @@ func TestTopoCommand(t *testing.T) {
 		stderr       string // part of what is said
 	}{
 		{name: "a pasted matrix", args: []string{"-from", matrix, "-best", "3"}, golden: "topo-dgx-1.txt"},
-		{name: "a pasted matrix as JSON", args: []string{"-from", filepath.Join("topology", "testdata", "workstation.txt"), "-json"}, golden: "topo-workstation.json"},
+		{name: "a pasted matrix as JSON", args: []string{"-from", filepath.Join("..", "internal", "topology", "testdata", "workstation.txt"), "-json"}, golden: "topo-workstation.json"},
 		{name: "a simulated machine", args: []string{"-simulate", "dgx-a100", "-node", "n"}, golden: "topo-simulated.txt"},
 		{name: "not a matrix", args: []string{"-from", "main.go"}, status: 1, stderr: "main.go: reading a topology matrix: there is no header line"},
 		{name: "no such file", args: []string{"-from", "nowhere"}, status: 1, stderr: "nowhere: no such file"},

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"math"
 	"slices"
 )
 
@@ -67,33 +68,85 @@ func (g Graph) find(ids []string) []GPU {
 }
 
 // Best picks n of the free GPUs for a job that uses them together, in the order
-// of the graph; nil if there are not as many. Of all choices it is the one
-//
-//   - whose farthest two GPUs are nearest to each other,
-//   - then the one with the nearest connections in sum,
-//   - then the one that leaves the best connected rest,
-//   - then the first.
-//
-// Every choice is looked at if there are at most maxChoices of them, as for any
-// n of 16 GPUs. Beyond that a choice grows from each GPU by its nearest, and
-// the best of those is taken.
+// of the graph; nil if there are not as many. [Nearness.Best] says which.
 func (g Graph) Best(n int, free []string) []string {
 	var ids []string
 	for _, gpu := range g.find(free) {
 		ids = append(ids, gpu.ID)
 	}
-	if n < 1 || n > len(ids) {
+	var best []string
+	for _, i := range g.Nearness(ids).Best(n, nil) {
+		best = append(best, ids[i])
+	}
+	return best
+}
+
+// Nearness is how near boards are to each other, by their positions: the larger
+// the nearer, 0 if nothing is known.
+type Nearness [][]int
+
+// numaStep is how much a kind of connection counts for beside the same NUMA node:
+// more than there are pairs of boards.
+const numaStep = maxBoards * maxBoards
+
+// Nearness is that of the GPUs of the given IDs: how they are connected and, of
+// equal connections, whether they are at the same NUMA node.
+func (g Graph) Nearness(ids []string) Nearness {
+	known := g.links()
+	numa := make(map[string]int)
+	for _, gpu := range g.GPUs {
+		if gpu.NUMANode != nil {
+			numa[gpu.ID] = *gpu.NUMANode
+		}
+	}
+	near := make(Nearness, len(ids))
+	for i, a := range ids {
+		near[i] = make([]int, len(ids))
+		for j, b := range ids {
+			if i == j {
+				continue
+			}
+			near[i][j] = known.between(a, b).rank() * numaStep
+			m, mok := numa[a]
+			n, nok := numa[b]
+			if mok && nok && m == n {
+				near[i][j]++
+			}
+		}
+	}
+	return near
+}
+
+// Best picks n of the free boards, in order; nil if there are not as many. A nil
+// free is all. Of all choices it is the one
+//
+//   - whose farthest two boards are nearest to each other,
+//   - then the one with the nearest connections in sum,
+//   - then the one that leaves the best connected rest,
+//   - then the first.
+//
+// Every choice is looked at if there are at most maxChoices of them, as for any
+// n of 16 boards. Beyond that a choice grows from each board by its nearest, and
+// the best of those is taken.
+func (near Nearness) Best(n int, free []int) []int {
+	if free == nil {
+		free = make([]int, len(near))
+		for i := range free {
+			free[i] = i
+		}
+	}
+	if n < 1 || n > len(free) {
 		return nil
 	}
-	s := newSelection(g.links(), ids)
-	if choices(len(ids), n) <= maxChoices {
+	s := &selection{near: near, free: free}
+	if choices(len(free), n) <= maxChoices {
 		s.tryAll(n)
 	} else {
 		s.grow(n)
 	}
-	best := make([]string, n)
-	for i, index := range s.best {
-		best[i] = ids[index]
+	best := make([]int, n)
+	for i, at := range s.best {
+		best[i] = free[at]
 	}
 	return best
 }
@@ -113,10 +166,13 @@ func choices(n, k int) int {
 	return c
 }
 
-// selection is the search for the best choice of some GPUs, by their positions.
+// selection is the search for the best choice of some free boards, by their
+// positions in free.
 type selection struct {
-	ranks [][]int // of the connection between two
-	best  []int   // positions, ascending; nil before the first choice
+	near  Nearness
+	free  []int
+	in    []bool // scratch
+	best  []int  // ascending; nil before the first choice
 	score score
 }
 
@@ -127,34 +183,28 @@ func (s score) compare(t score) int {
 	return cmp.Or(cmp.Compare(s.farthest, t.farthest), cmp.Compare(s.sum, t.sum), cmp.Compare(s.rest, t.rest))
 }
 
-func newSelection(known links, ids []string) *selection {
-	s := &selection{ranks: make([][]int, len(ids))}
-	for i, a := range ids {
-		s.ranks[i] = make([]int, len(ids))
-		for j, b := range ids {
-			if i != j {
-				s.ranks[i][j] = known.between(a, b).rank()
-			}
-		}
-	}
-	return s
-}
+func (s *selection) between(i, j int) int { return s.near[s.free[i]][s.free[j]] }
 
 // consider takes a choice if it is better than the best so far.
 func (s *selection) consider(chosen []int) {
-	in := make([]bool, len(s.ranks))
-	for _, i := range chosen {
-		in[i] = true
+	if s.in == nil {
+		s.in = make([]bool, len(s.free))
 	}
-	c := score{farthest: maxNVLinks + len(pcieRanks) + 1}
-	for i := range s.ranks {
+	clear(s.in)
+	for _, i := range chosen {
+		s.in[i] = true
+	}
+	c := score{farthest: math.MaxInt}
+	for i := range s.free {
 		for j := range i {
-			switch rank := s.ranks[i][j]; {
-			case in[i] && in[j]:
-				c.farthest = min(c.farthest, rank)
-				c.sum += rank
-			case !in[i] && !in[j]:
-				c.rest += rank
+			if s.in[i] != s.in[j] {
+				continue
+			}
+			if between := s.between(i, j); s.in[i] {
+				c.farthest = min(c.farthest, between)
+				c.sum += between
+			} else {
+				c.rest += between
 			}
 		}
 	}
@@ -172,7 +222,7 @@ func (s *selection) tryAll(n int) {
 	for {
 		s.consider(chosen)
 		i := n - 1
-		for i >= 0 && chosen[i] == len(s.ranks)-n+i {
+		for i >= 0 && chosen[i] == len(s.free)-n+i {
 			i--
 		}
 		if i < 0 {
@@ -185,21 +235,21 @@ func (s *selection) tryAll(n int) {
 	}
 }
 
-// grow considers a choice of n from each GPU on: its nearest, then what is
+// grow considers a choice of n from each board on: its nearest, then what is
 // nearest to those two, and so on.
 func (s *selection) grow(n int) {
-	for first := range s.ranks {
+	for first := range s.free {
 		chosen := []int{first}
 		for len(chosen) < n {
 			next, nearest := -1, score{}
-			for i := range s.ranks {
+			for i := range s.free {
 				if slices.Contains(chosen, i) {
 					continue
 				}
-				c := score{farthest: maxNVLinks + len(pcieRanks) + 1}
+				c := score{farthest: math.MaxInt}
 				for _, j := range chosen {
-					c.farthest = min(c.farthest, s.ranks[i][j])
-					c.sum += s.ranks[i][j]
+					c.farthest = min(c.farthest, s.between(i, j))
+					c.sum += s.between(i, j)
 				}
 				if next < 0 || c.compare(nearest) > 0 {
 					next, nearest = i, c

@@ -2,6 +2,7 @@ package topology_test
 
 import (
 	"fmt"
+	"math"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -41,6 +42,8 @@ func TestBest(t *testing.T) {
 		{name: "any of a switch will do", machine: "hgx-h100", n: 2, want: gpus(0, 1)},
 		{name: "all", machine: "hgx-h100", n: 8, want: gpus(0, 1, 2, 3, 4, 5, 6, 7)},
 		{name: "in the order of the machine", machine: "hgx-h100", n: 2, free: gpus(6, 3), want: gpus(3, 6)},
+		{name: "of a switch, at one NUMA node", machine: "hgx-h100", n: 2, free: gpus(3, 4, 6), want: gpus(4, 6)},
+		{name: "a NUMA node is left whole", machine: "hgx-h100", n: 1, free: gpus(1, 2, 4), want: gpus(4)},
 		{name: "double links before single ones", machine: "dgx-1", n: 2, want: gpus(0, 3)},
 		{name: "a quad of a cube", machine: "dgx-1", n: 4, want: gpus(0, 1, 2, 3)},
 		{name: "the quad that is left", machine: "dgx-1", n: 4, free: gpus(2, 3, 4, 5, 6, 7), want: gpus(4, 5, 6, 7)},
@@ -102,10 +105,21 @@ func oracle(g topology.Graph, n int, free []string) []string {
 		}
 		return slices.Index([]topology.Kind{"", topology.System, topology.SameNode, topology.HostBridge, topology.Bridges, topology.SameBoard}, l.Kind)
 	}
+	numa := map[string]int{}
+	for _, gpu := range g.GPUs {
+		if gpu.NUMANode != nil {
+			numa[gpu.ID] = 1 + *gpu.NUMANode
+		}
+	}
+	const step = 1 << 16 // more than there are pairs
 	ranks := make([][]int, len(free))
 	for i, a := range free {
 		for _, b := range free {
-			ranks[i] = append(ranks[i], rank(a, b))
+			near := rank(a, b) * step
+			if numa[a] > 0 && numa[a] == numa[b] {
+				near++
+			}
+			ranks[i] = append(ranks[i], near)
 		}
 	}
 	var best, bestScore []int
@@ -114,7 +128,7 @@ func oracle(g topology.Graph, n int, free []string) []string {
 			continue
 		}
 		var chosen []int
-		farthest, sum, rest := 1<<30, 0, 0
+		farthest, sum, rest := math.MaxInt, 0, 0
 		for i := range free {
 			if set&(1<<i) != 0 {
 				chosen = append(chosen, i)
