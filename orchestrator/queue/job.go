@@ -86,10 +86,10 @@ type part struct {
 // entry is a job in a state.
 type entry struct {
 	Job
-	node    int      // of its queue
+	node    int       // of its queue
 	options []*option // those of flavors that have a quota
 	shape   *shape
-	kind    *kind    // while it waits, unless it has a claim
+	kind    *kind // while it waits, unless it has a claim
 	run     *Run
 	claim   bool
 }
@@ -115,8 +115,8 @@ func (e *entry) held() hold {
 // kind is the waiting jobs of a queue that differ in age alone: if one cannot
 // start, neither can the ones behind it.
 type kind struct {
-	key  kindKey
-	jobs []*entry // by age
+	key   kindKey
+	jobs  []*entry              // by age
 	never func() (Reason, bool) // whether and why none of them can ever start
 	// What the last pass found.
 	pass   uint64

@@ -5,12 +5,8 @@ func (s *State) Has(id JobID) bool { return s.jobs[id] != nil }
 
 // HasQueue reports whether there is a queue.
 func (s *State) HasQueue(id QueueID) bool {
-	for _, q := range s.source.Queues {
-		if q.ID == id {
-			return true
-		}
-	}
-	return false
+	_, ok := s.tree.queues[id]
+	return ok
 }
 
 // Memory is what a snapshot has beside its jobs and quotas.

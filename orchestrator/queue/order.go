@@ -1,5 +1,7 @@
 package queue
 
+import "slices"
+
 // rank is where a queue or cohort stands among its siblings: that of the first job
 // below it that was not decided on yet.
 type rank struct {
@@ -112,6 +114,7 @@ func (p *pass) startOrder() {
 	p.order = order{make([]rank, len(t.nodes)), make([][]int, len(t.nodes)+1), make([][]*kind, len(t.nodes))}
 	for _, i := range t.roots {
 		p.startNode(i)
+		p.arrange(i)
 	}
 	p.order.children[len(t.nodes)] = append([]int(nil), t.roots...)
 	heapify(p.order.children[len(t.nodes)], p.beforeNode)
@@ -119,25 +122,34 @@ func (p *pass) startOrder() {
 
 func (p *pass) startNode(i int) {
 	n := &p.tree.nodes[i]
-	if n.queue {
-		p.order.kinds[i] = append([]*kind(nil), p.queues[i]...)
-		for _, k := range p.order.kinds[i] {
-			k.pass, k.next, k.reason = p.passes, 0, Reason{}
-		}
-		if p.isHeld(i) {
-			for _, k := range p.order.kinds[i] {
-				k.reason = p.heldUp(i)
-			}
-			p.order.kinds[i] = nil
-		}
-		heapify(p.order.kinds[i], p.beforeKind)
-	} else {
-		for _, c := range n.children {
-			p.startNode(c)
-		}
-		p.order.children[i] = append([]int(nil), n.children...)
-		heapify(p.order.children[i], p.beforeNode)
+	for _, c := range n.children {
+		p.startNode(c)
 	}
+	p.order.children[i] = slices.Clone(n.children)
+	held := p.isHeld(i)
+	for _, k := range p.queues[i] {
+		k.pass, k.next, k.reason = p.passes, 0, Reason{}
+		if held {
+			k.reason = p.heldUp(i)
+		}
+	}
+	if !held {
+		p.order.kinds[i] = slices.Clone(p.queues[i])
+	}
+}
+
+// arrange orders all that is undecided at or below node i. In a closed tree, what is
+// hopeless is decided on; but not in a strict queue, where it stops the others.
+func (p *pass) arrange(i int) {
+	n := &p.tree.nodes[i]
+	for _, c := range n.children {
+		p.arrange(c)
+	}
+	if p.closed(n.root) && !n.strict {
+		p.order.kinds[i] = slices.DeleteFunc(p.order.kinds[i], func(k *kind) bool { return p.hopeless(k.jobs[k.next]) })
+	}
+	heapify(p.order.kinds[i], p.beforeKind)
+	heapify(p.order.children[i], p.beforeNode)
 	p.order.ranks[i] = p.rankOf(i, p.headOf(i))
 }
 

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -68,14 +69,25 @@ type pass struct {
 	// they wait.
 	decidedFirst map[*entry]bool
 	vainly       map[int]bool      // by queue: evicting does not help
-	reasons      map[*entry]Reason // of jobs with another reason than their kind
+	reasons      map[*entry]Reason // of jobs with another reason than their kind; as those
+	found        map[ask]found
+	evictable    map[int][]*entry // by queue
+	applied      bool
+}
+
+// found is what was found for at most so many members of a shape after so many
+// starts of the pass.
+type found struct {
+	place          Place
+	members, after int
 }
 
 // Plan decides what to do at now. It changes nothing; Apply does. [State.Why] tells
 // of the last plan, until something is applied.
 func (s *State) Plan(now time.Time) Plan {
 	s.passes++
-	p := &pass{State: s, now: now, reserved: map[int]*shadow{}, walks: map[int]int{}, reasons: map[*entry]Reason{}, gone: map[*entry]bool{}, vainly: map[int]bool{}, decidedFirst: map[*entry]bool{}}
+	p := &pass{State: s, now: now, reserved: map[int]*shadow{}, walks: map[int]int{}, reasons: map[*entry]Reason{}, gone: map[*entry]bool{}, vainly: map[int]bool{},
+		decidedFirst: map[*entry]bool{}, found: map[ask]found{}, evictable: map[int][]*entry{}}
 	if len(s.leaving) > 0 {
 		p.foresee()
 	}
@@ -98,7 +110,7 @@ func (s *State) Plan(now time.Time) Plan {
 		s.ledger.release(h)
 	}
 	s.last = p
-	p.order = order{}
+	p.order, p.found, p.evictable = order{}, nil, nil
 	return p.plan
 }
 
@@ -115,7 +127,14 @@ func (s *State) Why(id JobID) (Reason, error) {
 		return Reason{}, fmt.Errorf("explaining job %q: it runs", id)
 	}
 	if r, ok := s.last.reasons[e]; ok {
+		if r.Code == "" {
+			r = s.last.explain(e)
+			s.last.reasons[e] = r
+		}
 		return r, nil
+	}
+	if waits, ok := s.last.decidedFirst[e]; ok && !waits {
+		return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
 	}
 	if k := e.kind; k != nil && k.pass == s.passes {
 		for _, j := range k.jobs[:k.next] {
@@ -123,12 +142,33 @@ func (s *State) Why(id JobID) (Reason, error) {
 				return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
 			}
 		}
+		if k.reason.Code == "" {
+			k.reason = s.last.explain(e)
+		}
 		return k.reason, nil
 	}
 	if e.claim {
 		return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
 	}
 	return Reason{}, fmt.Errorf("explaining job %q: it came after the last plan", id)
+}
+
+// explain is what e is short of now that the plan is made.
+func (p *pass) explain(e *entry) Reason {
+	if r, never := p.never(e); never {
+		return r
+	}
+	if !p.applied {
+		for _, h := range p.started {
+			p.ledger.take(h)
+		}
+		defer func() {
+			for _, h := range p.started {
+				p.ledger.release(h)
+			}
+		}()
+	}
+	return p.lacks(e)
 }
 
 // considerClaim decides on a job that others make room for.
@@ -207,14 +247,47 @@ func (p *pass) consider(e *entry) {
 		p.decided(e.node, false)
 		return
 	}
+	root := p.tree.nodes[e.node].root
+	open := !p.closed(root)
 	r := p.waits(e)
 	if p.tree.nodes[e.node].strict {
 		p.reasons[e] = r
 		p.stopQueue(e.node, e)
-		return
+	} else {
+		e.kind.reason = r
+		p.decided(e.node, true)
 	}
-	e.kind.reason = r
-	p.decided(e.node, true)
+	if open && p.closed(root) {
+		p.arrange(root)
+		sink(p.order.children[len(p.tree.nodes)], 0, p.beforeNode)
+	}
+}
+
+// closed reports whether nobody else gets a reservation in a tree. Then those that
+// can neither start nor evict are passed over.
+func (p *pass) closed(root int) bool { return p.reserved[root] != nil || p.walks[root] >= vain }
+
+// hopeless reports whether e can neither start nor evict in this pass: room and
+// quota only become less in it, but for what it evicts itself, which is for the
+// next one to use.
+func (p *pass) hopeless(e *entry) bool {
+	for _, o := range e.options {
+		if p.ledger.quota(e, o, e.Min) < e.Min {
+			continue
+		}
+		if f, ok := p.found[ask{e.shape, o.n, e.Min}]; !ok || f.members >= e.Min {
+			return false
+		}
+	}
+	if p.vainly[e.node] {
+		return true
+	}
+	for _, o := range e.options {
+		if p.mayEvict(e, o) {
+			return false
+		}
+	}
+	return true
 }
 
 // waits is why e waits, after it has got a reservation if there is none before it.
@@ -223,8 +296,7 @@ func (p *pass) waits(e *entry) Reason {
 		delete(p.reasons, e)
 		return r
 	}
-	options := p.ledger.prefer(e)
-	if _, ok := p.ledger.first(e, options); ok {
+	if p.fits(e) {
 		for _, sh := range p.shadows {
 			if sh.binds(e, p.now) {
 				r := Reason{Code: Reserved, Subject: string(sh.holds[0].ID)}
@@ -235,21 +307,31 @@ func (p *pass) waits(e *entry) Reason {
 			}
 		}
 	}
-	if r, ok := p.tooLarge(e); ok {
+	if r, ok := p.never(e); ok {
 		return r
 	}
 	var until time.Time
 	if sh := p.reserve(e); sh != nil && sh.at.After(p.now) {
 		until = sh.at
+	} else if sh == nil && e.kind != nil {
+		return Reason{} // as its kind, told when somebody asks
 	}
-	r := p.lacks(e, options)
+	r := p.lacks(e)
 	r.Until = until
 	return r
 }
 
+// never is whether and why e can never start.
+func (p *pass) never(e *entry) (Reason, bool) {
+	if e.kind == nil {
+		return p.tooLarge(e)
+	}
+	return e.kind.never()
+}
+
 // lacks is what e is short of, with the option that is nearest to start.
-func (p *pass) lacks(e *entry, options []*option) (best Reason) {
-	for _, o := range options {
+func (p *pass) lacks(e *entry) (best Reason) {
+	for _, o := range p.ledger.prefer(e) {
 		if _, never := p.tree.tooLarge(e, o); never {
 			continue
 		}
@@ -270,7 +352,7 @@ func (p *pass) lacks(e *entry, options []*option) (best Reason) {
 func (p *pass) start(e *entry) bool {
 	for _, o := range p.ledger.prefer(e) {
 		for _, most := range []int{e.Max, e.Min} {
-			place, n := p.ledger.find(e, o, most)
+			place, n := p.find(e, o, most)
 			if n == 0 {
 				break
 			}
@@ -286,6 +368,34 @@ func (p *pass) start(e *entry) bool {
 		}
 	}
 	return false
+}
+
+// find is [ledger.find] in the pass's ledger, which finds the same for jobs of one
+// shape until something starts, and never more.
+func (p *pass) find(e *entry, o *option, most int) (Place, int) {
+	n := p.ledger.quota(e, o, most)
+	if n < e.Min {
+		return nil, 0
+	}
+	key := ask{e.shape, o.n, n}
+	f, ok := p.found[key]
+	if !ok || f.members >= e.Min && f.after < len(p.started) {
+		place, n := p.ledger.places.Find(&e.Job, o.n, n)
+		f = found{place, n, len(p.started)}
+		p.found[key] = f
+	}
+	if f.members < e.Min {
+		return nil, 0
+	}
+	return f.place, f.members
+}
+
+// fits reports whether there is quota and room for e.
+func (p *pass) fits(e *entry) bool {
+	return slices.ContainsFunc(e.options, func(o *option) bool {
+		_, n := p.find(e, o, e.Min)
+		return n > 0
+	})
 }
 
 // admit takes h in all shadows that it reaches into, or in none.

@@ -9,15 +9,14 @@ import (
 // what they leave for e. If only the delay forbids it, that is e's reason. Once it
 // was in vain for a job of a queue, those behind it do not try in this pass.
 func (p *pass) evict(e *entry) bool {
-	options := p.ledger.prefer(e)
-	if _, ok := p.ledger.first(e, options); ok {
+	if p.fits(e) {
 		return false // it waits for a reservation, not for room
 	}
 	if p.vainly[e.node] {
 		return false
 	}
 	asked := false
-	for _, o := range options {
+	for _, o := range p.ledger.prefer(e) {
 		all := p.candidates(e, o)
 		if len(all) == 0 {
 			continue
@@ -157,29 +156,59 @@ func (p *pass) search(e *entry, o *option, all, chosen []*entry, lost float64, b
 	}
 }
 
+// victimsOf are those of queue i who may be asked at all: at first the ones of
+// lowest priority.
+func (p *pass) victimsOf(i int) []*entry {
+	all, ok := p.evictable[i]
+	if ok {
+		return all
+	}
+	for _, v := range p.byNode[i] {
+		if v.Preemptible && !v.Foreign && !v.run.Leaving && v.Evictions < p.policy.MaxEvictions && !v.run.Started.Add(p.policy.MinRunTime).After(p.now) {
+			all = append(all, v)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *entry) int { return cmp.Compare(a.Priority, b.Priority) })
+	p.evictable[i] = all
+	return all
+}
+
+// mayEvict reports whether anybody might be asked for e.
+func (p *pass) mayEvict(e *entry, o *option) bool {
+	if own := p.victimsOf(e.node); len(own) > 0 && own[0].Priority < e.Priority {
+		return true
+	}
+	l := p.base()
+	return p.mayReclaim(l, e, o) && slices.ContainsFunc(p.tree.below[p.tree.nodes[e.node].root], func(i int) bool {
+		return i != e.node && len(p.victimsOf(i)) > 0 && p.reclaims(l, e, o, i)
+	})
+}
+
 // candidates are those who may be asked for e, one by one.
 func (p *pass) candidates(e *entry, o *option) []*entry {
 	l := p.base()
 	var all []*entry
-	add := func(from []*entry, below bool) {
-		for _, v := range from {
-			if v.Preemptible && !v.Foreign && !v.run.Leaving && !p.gone[v] &&
-				(!below || v.Priority < e.Priority) &&
-				v.Evictions < p.policy.MaxEvictions && !v.run.Started.Add(p.policy.MinRunTime).After(p.now) &&
-				slices.ContainsFunc(v.held().option.parts, func(a part) bool {
-					return slices.ContainsFunc(o.parts, func(b part) bool { return a.flavor == b.flavor })
-				}) {
-				all = append(all, v)
-			}
+	add := func(v *entry) {
+		if !p.gone[v] && slices.ContainsFunc(v.held().option.parts, func(a part) bool {
+			return slices.ContainsFunc(o.parts, func(b part) bool { return a.flavor == b.flavor })
+		}) {
+			all = append(all, v)
 		}
 	}
-	add(p.byNode[e.node], true)
+	for _, v := range p.victimsOf(e.node) {
+		if v.Priority >= e.Priority {
+			break
+		}
+		add(v)
+	}
 	if !p.mayReclaim(l, e, o) {
 		return all
 	}
-	for i, n := range p.tree.nodes {
-		if i != e.node && n.queue && len(p.byNode[i]) > 0 && n.root == p.tree.nodes[e.node].root && p.reclaims(l, e, o, i) {
-			add(p.byNode[i], false)
+	for _, i := range p.tree.below[p.tree.nodes[e.node].root] {
+		if i != e.node && len(p.victimsOf(i)) > 0 && p.reclaims(l, e, o, i) {
+			for _, v := range p.victimsOf(i) {
+				add(v)
+			}
 		}
 	}
 	return all

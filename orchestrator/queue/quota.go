@@ -57,6 +57,7 @@ type tree struct {
 	nodes   []node
 	roots   []int
 	queues  map[QueueID]int
+	below   map[int][]int // the queues of a root
 }
 
 // node is a cohort or a queue. Slices are by flavor.
@@ -79,7 +80,7 @@ type node struct {
 
 func newTree(snap *Snapshot) (*tree, error) {
 	cohorts, queues := snap.Cohorts, snap.Queues
-	t := &tree{index: map[Flavor]int{}, queues: map[QueueID]int{}}
+	t := &tree{index: map[Flavor]int{}, queues: map[QueueID]int{}, below: map[int][]int{}}
 	if len(cohorts)+len(queues) > MaxJobs {
 		return nil, fmt.Errorf("%w: more than %d queues and cohorts", ErrInvalid, MaxJobs)
 	}
@@ -223,6 +224,9 @@ func acyclic(name string, parents map[string]string) error {
 func (t *tree) sum(i, root int) {
 	n := &t.nodes[i]
 	n.root = root
+	if n.queue {
+		t.below[root] = append(t.below[root], i)
+	}
 	copy(n.total, n.nominal)
 	for _, c := range n.children {
 		t.sum(c, root)

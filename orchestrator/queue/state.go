@@ -251,6 +251,9 @@ func (s *State) Apply(p Plan, now time.Time) error {
 			s.promises = append(s.promises, e)
 		}
 	}
+	if s.last != nil {
+		s.last.applied = true
+	}
 	return nil
 }
 
