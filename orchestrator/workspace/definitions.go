@@ -178,6 +178,13 @@ func (d Definitions) Preemptible(workspace string) bool {
 	return w.Preemptible == nil || *w.Preemptible
 }
 
+// HasDefaultClass is whether a workspace's work that names no priority class has
+// one all the same.
+func (d Definitions) HasDefaultClass(workspace string) bool {
+	w, _ := d.find(workspace)
+	return len(w.PriorityClasses) > 0 || slices.ContainsFunc(d.PriorityClasses, func(c PriorityClass) bool { return c.Default })
+}
+
 // Priority is the priority of a workspace's work that names a class, or none
 // (""). Classes that are not there or not allowed are problem.Invalid.
 func (d Definitions) Priority(workspace, class string) (int, error) {
@@ -185,12 +192,13 @@ func (d Definitions) Priority(workspace, class string) (int, error) {
 	if class == "" && len(w.PriorityClasses) > 0 {
 		class = w.PriorityClasses[0]
 	}
+	if class != "" && len(w.PriorityClasses) > 0 && !slices.Contains(w.PriorityClasses, class) {
+		return 0, problem.New(problem.Invalid, "workspace %q may not use the priority class %q.%s", workspace, class, known(w.PriorityClasses))
+	}
 	i := slices.IndexFunc(d.PriorityClasses, func(c PriorityClass) bool { return c.Name == class || class == "" && c.Default })
 	switch {
-	case i >= 0 && (len(w.PriorityClasses) == 0 || slices.Contains(w.PriorityClasses, class)):
-		return d.PriorityClasses[i].Value, nil
 	case i >= 0:
-		return 0, problem.New(problem.Invalid, "workspace %s may not use the priority class %q.%s", workspace, class, known(w.PriorityClasses))
+		return d.PriorityClasses[i].Value, nil
 	case class == "":
 		return 0, nil
 	}
