@@ -41,6 +41,7 @@ type Config struct {
 	// DROVER_PARAM_<NAME> variables.
 	Params     string       `codec:"params" json:"params,omitempty"`
 	Checkpoint []Checkpoint `codec:"checkpoint" json:"checkpoint,omitempty"` // one at most
+	Gang       []Gang       `codec:"gang" json:"gang,omitempty"`             // one at most
 	// Run, Step, Attempt and Seed become DROVER_RUN and so on.
 	Run     string `codec:"run" json:"run,omitempty"`
 	Step    string `codec:"step" json:"step,omitempty"`
@@ -72,7 +73,8 @@ type Output struct {
 	Optional bool `codec:"optional" json:"optional,omitempty"`
 }
 
-// Checkpoint turns checkpoints on.
+// Checkpoint turns checkpoints on. In a gang, all members resume from those of
+// rank 0, and what other ranks write is not kept.
 type Checkpoint struct {
 	// Key names the training across restarts and nodes. Default: namespace,
 	// job, group, task and allocation index.
@@ -83,7 +85,8 @@ type Checkpoint struct {
 
 // Result is the record of a task that ended, in the store under
 // "results/<ResultKey>.json". It is written and synced before Nomad can see
-// the task's exit, and for a success it is the only proof of it.
+// the task's exit, and for a success it is the only proof of it. Each member of
+// a gang has its own, see RankKey.
 type Result struct {
 	Version  int    `json:"version"` // 1
 	AllocID  string `json:"alloc_id"`
@@ -102,10 +105,11 @@ type Result struct {
 	Last    map[string]float64 `json:"last,omitempty"`
 	// ResumedFrom is the step of the checkpoint that this start resumed from,
 	// nil for a start from the beginning.
-	ResumedFrom *int64    `json:"resumed_from,omitempty"`
-	LastSealed  *int64    `json:"last_sealed,omitempty"`
-	Started     time.Time `json:"started"`
-	Finished    time.Time `json:"finished"`
+	ResumedFrom *int64 `json:"resumed_from,omitempty"`
+	LastSealed  *int64 `json:"last_sealed,omitempty"`
+	// Started is when the command did, zero if it never did.
+	Started  time.Time `json:"started"`
+	Finished time.Time `json:"finished"`
 	// Devices are the IDs reserved for the task.
 	Devices []string `json:"devices,omitempty"`
 }

@@ -56,6 +56,22 @@ func TestValidate(t *testing.T) {
 		{"result key as the store writes it", func(c *Config) { c.ResultKey = "a.json" }, []string{"result_key"}},
 		{"stall_timeout is no duration", func(c *Config) { c.StallTimeout = "soon" }, []string{"stall_timeout"}},
 		{"stall_timeout too short", func(c *Config) { c.StallTimeout = "1ms" }, []string{"stall_timeout"}},
+		{"gang", func(c *Config) {
+			c.Gang = []Gang{{Key: "run-1/train/2", Rank: 3, Size: 4, Timeout: "90s"}}
+			c.Checkpoint = []Checkpoint{{Key: "run-1/train"}}
+		}, nil},
+		{"two gangs", func(c *Config) { c.Gang = []Gang{{Key: "a", Size: 1}, {Key: "b", Size: 1}} }, []string{"gang"}},
+		{"gang of nobody", func(c *Config) { c.Gang = []Gang{{Key: "a"}} }, []string{"gang.size"}},
+		{"gang too large", func(c *Config) { c.Gang = []Gang{{Key: "a", Size: MaxGang + 1}} }, []string{"gang.size"}},
+		{"gang without key", func(c *Config) { c.Gang = []Gang{{Size: 2, Rank: 1}} }, []string{"gang.key"}},
+		{"gang key leads out", func(c *Config) { c.Gang = []Gang{{Key: "../a", Size: 2}} }, []string{"gang.key"}},
+		{"rank beyond the gang", func(c *Config) { c.Gang = []Gang{{Key: "a", Size: 4, Rank: 4}} }, []string{"gang.rank"}},
+		{"negative rank", func(c *Config) { c.Gang = []Gang{{Key: "a", Size: 4, Rank: -1}} }, []string{"gang.rank"}},
+		{"gang timeout", func(c *Config) { c.Gang = []Gang{{Key: "a", Size: 1, Timeout: "soon"}} }, []string{"gang.timeout"}},
+		{"gang timeout too short", func(c *Config) { c.Gang = []Gang{{Key: "a", Size: 1, Timeout: "1ms"}} }, []string{"gang.timeout"}},
+		{"checkpoints of a gang without a name", func(c *Config) {
+			c.Gang, c.Checkpoint = []Gang{{Key: "a", Size: 1}}, []Checkpoint{{}}
+		}, []string{"checkpoint.key"}},
 		{"several at once", func(c *Config) { *c = Config{Params: "{", StallTimeout: "x", Attempt: -1} },
 			[]string{"command", "params", "attempt", "stall_timeout"}},
 	} {
@@ -89,6 +105,33 @@ func TestStall(t *testing.T) {
 	for text, want := range map[string]time.Duration{"": 0, "90s": 90 * time.Second, "1h": time.Hour} {
 		if got, err := (&Config{StallTimeout: text}).Stall(); err != nil || got != want {
 			t.Errorf("stall %q = %v, %v; want %v", text, got, err, want)
+		}
+	}
+}
+
+func TestGangErrors(t *testing.T) {
+	incomplete, broken := GangIncomplete("rank 2 was missing").Error(), GangBroken("rank 2 failed").Error()
+	for _, test := range []struct {
+		text               string
+		incomplete, broken bool
+	}{
+		{incomplete, true, false},
+		{broken, false, true},
+		{"Exit Message: " + incomplete, true, false},
+		{"Exit Message: " + broken, false, true},
+		{"it exited with code 1", false, false},
+		{"", false, false},
+	} {
+		if IsGangIncomplete(test.text) != test.incomplete || IsGangBroken(test.text) != test.broken {
+			t.Errorf("%q: incomplete %v, broken %v", test.text, IsGangIncomplete(test.text), IsGangBroken(test.text))
+		}
+	}
+}
+
+func TestRankKey(t *testing.T) {
+	for rank, want := range map[int]string{0: "run/train/1", 1: "run/train/1/rank-1", 12: "run/train/1/rank-12"} {
+		if got := RankKey("run/train/1", rank); got != want {
+			t.Errorf("rank %d: %q, want %q", rank, got, want)
 		}
 	}
 }

@@ -38,6 +38,7 @@ func (c *Config) Validate() error {
 	v.inputs(c.Inputs)
 	v.outputs(c.Outputs)
 	v.checkpoint(c.Checkpoint)
+	v.gang(c)
 	if _, err := ParamVars(c.Params); err != nil {
 		v.add("params", "%v", err)
 	}

@@ -50,6 +50,9 @@ type Identity struct {
 	Avoid []string
 	// Place is where the task must run; nil leaves that to Nomad.
 	Place *Place
+	// Ranks are where the members of a gang must run, by rank; nil leaves that
+	// to Nomad.
+	Ranks []Place
 }
 
 // JobID is the ID of the job that runs an attempt, from 1, of a step or (with

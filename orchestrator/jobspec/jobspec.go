@@ -34,26 +34,36 @@ const (
 // Task compiles one attempt at a step or trial to a batch job. Nomad neither
 // restarts nor reschedules a task that failed: that is a new attempt, and so a
 // new job. It does replace one whose node was lost.
+//
+// A gang is one job with a group for each member, which Nomad places all at
+// once or not at all. It has as many members as id.Ranks names places for, or
+// as the task allows at most.
 func Task(id Identity, t pipeline.Task, c Cluster) (*api.Job, error) {
-	if err := id.check(); err != nil {
+	job, err := task(id, t, c)
+	if err != nil {
 		return nil, fmt.Errorf("compiling %s: %w", id.Node, err)
+	}
+	return job, nil
+}
+
+func task(id Identity, t pipeline.Task, c Cluster) (*api.Job, error) {
+	if err := id.check(); err != nil {
+		return nil, err
 	}
 	config, err := taskConfig(t, c)
 	if err != nil {
-		return nil, fmt.Errorf("compiling %s: %w", id.Node, err)
+		return nil, err
 	}
 	config["run"] = id.Run
 	config["step"] = string(id.Node)
 	config["attempt"] = id.Attempt
 	config["result_key"] = id.ResultKey()
-	grace := killTimeout
 	if t.Checkpoint != nil {
-		grace = checkpointKillTimeout
 		config["checkpoint"] = []map[string]any{{"key": id.CheckpointKey(), "keep": t.Checkpoint.Keep}}
 	}
-
-	if err := checkConfig(config); err != nil {
-		return nil, fmt.Errorf("compiling %s: %w", id.Node, err)
+	size, err := gangSize(id, t)
+	if err != nil {
+		return nil, err
 	}
 
 	job := newJob(JobID(id.Run, id.Node, id.Trial, id.Attempt), api.JobTypeBatch, t.Priority, c)
@@ -67,8 +77,42 @@ func Task(id Identity, t pipeline.Task, c Cluster) (*api.Job, error) {
 	if id.Trial != nil {
 		job.Meta[MetaTrial] = strconv.Itoa(*id.Trial)
 	}
-	job.TaskGroups = []*api.TaskGroup{{
-		Name:  new(GroupName),
+	places := id.Ranks
+	if size == 0 {
+		group, err := newGroup(GroupName, t, config, id.Place, id.Avoid)
+		if err != nil {
+			return nil, err
+		}
+		job.TaskGroups = []*api.TaskGroup{group}
+		if id.Place != nil {
+			places = []Place{*id.Place}
+		}
+	}
+	for r := range size {
+		group, err := newMember(id, t, config, r, size)
+		if err != nil {
+			return nil, err
+		}
+		job.TaskGroups = append(job.TaskGroups, group)
+		job.AllAtOnce = new(true)
+	}
+	if pool := poolOf(places...); pool != "" {
+		job.NodePool = &pool
+	}
+	return job, nil
+}
+
+// newGroup is a group of one task, at a place if there is one.
+func newGroup(name string, t pipeline.Task, config map[string]any, place *Place, avoid []string) (*api.TaskGroup, error) {
+	if err := checkConfig(config); err != nil {
+		return nil, err
+	}
+	grace := killTimeout
+	if t.Checkpoint != nil {
+		grace = checkpointKillTimeout
+	}
+	group := &api.TaskGroup{
+		Name:  &name,
 		Count: new(1),
 		RestartPolicy: &api.RestartPolicy{
 			Attempts: new(0),
@@ -78,20 +122,17 @@ func Task(id Identity, t pipeline.Task, c Cluster) (*api.Job, error) {
 		},
 		ReschedulePolicy: &api.ReschedulePolicy{Attempts: new(0), Unlimited: new(false)},
 		Tasks:            []*api.Task{newTask(t, config, grace)},
-	}}
-	if id.Place != nil {
-		pin(job.TaskGroups[0], *id.Place)
-		if id.Place.Pool != "" {
-			job.NodePool = &id.Place.Pool
-		}
 	}
-	for _, d := range job.TaskGroups[0].Tasks[0].Resources.Devices {
-		for _, id := range id.Avoid {
+	if place != nil {
+		pin(group, *place)
+	}
+	for _, d := range group.Tasks[0].Resources.Devices {
+		for _, id := range avoid {
 			// Of a group that has others, Nomad keeps to those.
 			d.Constraints = append(d.Constraints, &api.Constraint{LTarget: "${device.ids}", Operand: "!=", RTarget: id})
 		}
 	}
-	return job, nil
+	return group, nil
 }
 
 func newJob(id, kind string, priority int, c Cluster) *api.Job {

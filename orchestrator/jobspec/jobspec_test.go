@@ -93,6 +93,22 @@ func compiled(t *testing.T) map[string]*api.Job {
 	job, err = jobspec.Task(trial, minimal(), cluster)
 	add("trial", job, err)
 
+	gang := training()
+	gang.Gang = &pipeline.Gang{Min: 2, Max: 2, Timeout: 5 * time.Minute}
+	job, err = jobspec.Task(identity(), gang, cluster)
+	add("gang", job, err)
+
+	gang.Gang.Max = 8
+	pinned := identity()
+	pinned.Avoid = []string{"GPU-z"}
+	pinned.Ranks = []jobspec.Place{
+		{NodeID: "node-a", NodeName: "a", Pool: "gpu", Device: "nvidia/gpu/H100", Devices: []string{"GPU-a", "GPU-b"}},
+		{NodeID: "node-b", NodeName: "b", Pool: "gpu", Device: "nvidia/gpu/H100", Devices: []string{"GPU-c", "GPU-d"}},
+		{NodeID: "node-b", NodeName: "b", Pool: "gpu", Device: "nvidia/gpu/H100", Devices: []string{"GPU-e", "GPU-f"}},
+	}
+	job, err = jobspec.Task(pinned, gang, cluster)
+	add("gang-pinned", job, err)
+
 	task, endpoint := serving()
 	job, err = jobspec.Endpoint(endpointIdentity(), task, endpoint, cluster)
 	add("endpoint", job, err)
