@@ -1,6 +1,7 @@
-// Package trace reads records of what clusters had and were asked for.
+// Package trace reads records of what clusters had and were asked for: nodes, tasks
+// to place one after the other, and jobs that come and go ([ReadJobs]).
 //
-// It reads the format of the openb trace, published with "Beware of
+// Nodes and tasks have the format of the openb trace, published with "Beware of
 // Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation Gradient
 // Descent" (USENIX ATC 2023): CSV with a header, plain or gzipped. Columns are
 // found by their names, in any order; others are passed over. Nodes have
@@ -148,9 +149,22 @@ func (r *row) number(column string) int64 {
 	return n
 }
 
+// format is the columns that a file may have, of which the first required must be
+// there, and what is called for each row.
+type format struct {
+	columns  []string
+	required int
+	each     func(*row)
+}
+
 // read calls each for each row below a header that has at least the first
 // required of columns.
 func read(file string, from io.Reader, columns []string, required int, each func(*row)) error {
+	return readAs(file, from, func([]string) format { return format{columns, required, each} })
+}
+
+// readAs reads a file whose format is told by its header.
+func readAs(file string, from io.Reader, as func(header []string) format) error {
 	fail := func(err error) error { return &Error{File: file, Err: err} }
 	text, err := unpack(from)
 	if err != nil {
@@ -164,9 +178,10 @@ func read(file string, from io.Reader, columns []string, required int, each func
 	} else if err != nil {
 		return refused(file, err)
 	}
+	r.fields[0] = strings.TrimPrefix(r.fields[0], "\ufeff")
+	f := as(r.fields)
 	for i, name := range r.fields {
-		name = strings.TrimPrefix(name, "\ufeff")
-		for _, c := range columns {
+		for _, c := range f.columns {
 			if c == name {
 				_, twice := r.at[c]
 				if r.at[c] = i; twice {
@@ -176,7 +191,7 @@ func read(file string, from io.Reader, columns []string, required int, each func
 			}
 		}
 	}
-	for _, c := range columns[:required] {
+	for _, c := range f.columns[:f.required] {
 		if _, ok := r.at[c]; !ok {
 			return &Error{File: file, Line: 1, Column: 1, Err: fmt.Errorf("no column is named %q", c)}
 		}
@@ -196,7 +211,7 @@ func read(file string, from io.Reader, columns []string, required int, each func
 		if rows == MaxRows {
 			return fail(fmt.Errorf("it has more than %d rows", MaxRows))
 		}
-		if each(r); r.err != nil {
+		if f.each(r); r.err != nil {
 			return r.err
 		}
 	}
