@@ -168,6 +168,12 @@ func (p *pass) explain(e *entry) Reason {
 			}
 		}()
 	}
+	if slices.ContainsFunc(e.options, func(o *option) bool {
+		_, n := p.ledger.find(e, o, e.Min)
+		return n > 0
+	}) {
+		return p.behind(e)
+	}
 	return p.lacks(e)
 }
 
@@ -271,13 +277,22 @@ func (p *pass) closed(root int) bool { return p.reserved[root] != nil || p.walks
 // quota only become less in it, but for what it evicts itself, which is for the
 // next one to use.
 func (p *pass) hopeless(e *entry) bool {
+	fits := false
 	for _, o := range e.options {
 		if p.ledger.quota(e, o, e.Min) < e.Min {
 			continue
 		}
-		if f, ok := p.found[ask{e.shape, o.n, e.Min}]; !ok || f.members >= e.Min {
+		a := ask{e.shape, o.n, e.Min}
+		if f, ok := p.found[a]; ok && f.members < e.Min {
+			continue
+		}
+		if !slices.ContainsFunc(p.shadows, func(sh *shadow) bool { return sh.refuses(e, o, a, p.now) }) {
 			return false
 		}
+		fits = true
+	}
+	if fits {
+		return true // it waits for a reservation, not for room
 	}
 	if p.vainly[e.node] {
 		return true
@@ -297,15 +312,7 @@ func (p *pass) waits(e *entry) Reason {
 		return r
 	}
 	if p.fits(e) {
-		for _, sh := range p.shadows {
-			if sh.binds(e, p.now) {
-				r := Reason{Code: Reserved, Subject: string(sh.holds[0].ID)}
-				if sh.at.After(p.now) {
-					r.Until = sh.at
-				}
-				return r
-			}
-		}
+		return p.behind(e)
 	}
 	if r, ok := p.never(e); ok {
 		return r
@@ -318,6 +325,28 @@ func (p *pass) waits(e *entry) Reason {
 	}
 	r := p.lacks(e)
 	r.Until = until
+	return r
+}
+
+// behind is that e would delay a reservation.
+func (p *pass) behind(e *entry) Reason {
+	var first *shadow
+	for _, sh := range p.shadows {
+		if first == nil && sh.binds(e, p.now) {
+			first = sh
+		}
+		if slices.ContainsFunc(e.options, func(o *option) bool { return sh.refuses(e, o, ask{e.shape, o.n, e.Min}, p.now) }) {
+			first = sh
+			break
+		}
+	}
+	r := Reason{Code: Reserved}
+	if first != nil {
+		r.Subject = string(first.holds[0].ID)
+		if first.at.After(p.now) {
+			r.Until = first.at
+		}
+	}
 	return r
 }
 
@@ -401,7 +430,7 @@ func (p *pass) fits(e *entry) bool {
 // admit takes h in all shadows that it reaches into, or in none.
 func (p *pass) admit(h hold) bool {
 	for _, sh := range p.shadows { // what costs little first
-		if sh.binds(h.entry, p.now) && (sh.quota(h.entry, h.option, h.members) < h.members || sh.full[h.ask()]) {
+		if sh.refuses(h.entry, h.option, h.ask(), p.now) {
 			return false
 		}
 	}

@@ -29,6 +29,12 @@ func (sh *shadow) binds(e *entry, now time.Time) bool {
 	return len(sh.holds) > 0 && (e.Foreign || now.Add(e.RunTime).After(sh.at))
 }
 
+// refuses reports whether it is known that e, started now with an option, would
+// leave too little for what is held.
+func (sh *shadow) refuses(e *entry, o *option, a ask, now time.Time) bool {
+	return sh.binds(e, now) && (sh.quota(e, o, a.members) < a.members || sh.full[a])
+}
+
 func (sh *shadow) hold(h hold) {
 	sh.take(h)
 	sh.holds = append(sh.holds, h)
