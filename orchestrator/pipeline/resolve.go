@@ -8,6 +8,26 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
+// Early is what of a node's task is known before anything has run: what it needs,
+// and what the queue goes by. False: the node runs no task.
+func (n *Node) Early() (Task, bool) {
+	step := n.runs()
+	if step == nil {
+		return Task{}, false
+	}
+	return Task{
+		Outputs:    step.Outputs,
+		Resources:  step.Resources,
+		Checkpoint: step.Checkpoint,
+		Retry:      step.Retry,
+		Timeout:    step.Timeout,
+		Cache:      step.Cache,
+		Priority:   step.Priority,
+		Scheduling: step.Scheduling,
+		Seed:       n.deferred.seed,
+	}, true
+}
+
 // deferred is what is left to evaluate of a node once results are known.
 type deferred struct {
 	scope                      *scope
@@ -65,23 +85,12 @@ func (b *boundValue) final(k *knowledge) (cty.Value, hcl.Diagnostics) {
 // sweep have in common. Every node that n depends on must be in r. It is safe
 // to call from several goroutines.
 func (n *Node) Resolve(r Results) (Task, hcl.Diagnostics) {
-	step := n.runs()
-	if step == nil {
+	t, ok := n.Early()
+	if !ok {
 		return Task{}, hcl.Diagnostics{problem(n.Range, "Nothing to run", fmt.Sprintf("A %s runs no task.", n.Kind))}
 	}
 	d := n.deferred
-	t := Task{
-		Outputs:    step.Outputs,
-		Resources:  step.Resources,
-		Checkpoint: step.Checkpoint,
-		Retry:      step.Retry,
-		Timeout:    step.Timeout,
-		Cache:      step.Cache,
-		Priority:   step.Priority,
-		Scheduling: step.Scheduling,
-		Seed:       d.seed,
-		Inputs:     map[string]string{},
-	}
+	t.Inputs = map[string]string{}
 	if r == nil {
 		r = Results{}
 	}
@@ -107,7 +116,7 @@ func (n *Node) Resolve(r Results) (Task, hcl.Diagnostics) {
 		diags = append(diags, problem(n.Range, "Invalid command", "The command is null."))
 	}
 	diags = append(diags, n.resolveInputs(k, &t)...)
-	if step.Code != "" {
+	if step := n.runs(); step.Code != "" {
 		digest, ok := "", false
 		if d.scope.sources != nil {
 			digest, ok = d.scope.sources(step.Code)
