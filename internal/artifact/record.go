@@ -24,6 +24,39 @@ const recordSuffix = ".json"
 // A key is a slash-separated path of names made of letters, digits, ".", "_"
 // and "-", such as "results/run-7.train.1". It is given without ".json".
 func (s *Store) PutRecord(ctx context.Context, key string, v any) error {
+	return s.writeRecord(ctx, key, v, os.Rename)
+}
+
+// CreateRecord is PutRecord where there is no record yet. If there is one, it
+// stays as it is, and the error is ErrExists: of several who create a record at
+// the same time, on any number of nodes, one succeeds.
+func (s *Store) CreateRecord(ctx context.Context, key string, v any) error {
+	return s.writeRecord(ctx, key, v, func(tmp, file string) error {
+		err := os.Link(tmp, file)
+		if errors.Is(err, fs.ErrExist) && !sameFile(tmp, file) {
+			return ErrExists
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		return os.Remove(tmp)
+	})
+}
+
+// sameFile reports whether two names are of one file: a network file system may
+// do what it is asked twice, and report the second time.
+func sameFile(a, b string) bool {
+	x, err := os.Lstat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Lstat(b)
+	return err == nil && os.SameFile(x, y)
+}
+
+// writeRecord writes a record to a temporary file, which publish brings to its
+// place.
+func (s *Store) writeRecord(ctx context.Context, key string, v any, publish func(tmp, file string) error) error {
 	file, err := s.recordFile(key)
 	if err != nil {
 		return err
@@ -42,19 +75,19 @@ func (s *Store) PutRecord(ctx context.Context, key string, v any) error {
 	if err != nil {
 		return fmt.Errorf("writing record %q: %w", key, err)
 	}
-	if err := s.publishRecord(tmp, file); err != nil {
+	if err := s.publishRecord(tmp, file, publish); err != nil {
 		os.Remove(tmp)
 		return fmt.Errorf("writing record %q: %w", key, err)
 	}
 	return nil
 }
 
-func (s *Store) publishRecord(tmp, file string) error {
+func (s *Store) publishRecord(tmp, file string, publish func(tmp, file string) error) error {
 	dir := filepath.Dir(file)
 	if err := os.MkdirAll(dir, dirMode); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, file); err != nil {
+	if err := publish(tmp, file); err != nil {
 		return err
 	}
 	// Another process may have made these folders a moment ago and not synced

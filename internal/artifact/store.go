@@ -40,6 +40,9 @@ import (
 // ErrNotFound says that a blob, artifact or record is not in the store.
 var ErrNotFound = errors.New("not in the artifact store")
 
+// ErrExists says that there is a record under a key that CreateRecord was given.
+var ErrExists = errors.New("there is a record under that key already")
+
 // CorruptError says that content is not what its digest says.
 type CorruptError struct {
 	Digest Digest // of the blob; for a file of an artifact, see Path too

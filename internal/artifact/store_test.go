@@ -375,6 +375,41 @@ func TestRecords(t *testing.T) {
 	}
 }
 
+// Of many who create a record, one succeeds, and all find what that one wrote.
+func TestCreateRecord(t *testing.T) {
+	s, dir := openStore(t)
+	const writers = 16
+	errs := make([]error, writers)
+	var all sync.WaitGroup
+	for i := range writers {
+		all.Go(func() {
+			s, err := artifact.Open("file://" + dir)
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			defer s.Close()
+			errs[i] = s.CreateRecord(t.Context(), "a/b", i)
+		})
+	}
+	all.Wait()
+	var winner int
+	if err := s.GetRecord(t.Context(), "a/b", &winner); err != nil {
+		t.Fatal(err)
+	}
+	for i, err := range errs {
+		if i == winner && err != nil || i != winner && !errors.Is(err, artifact.ErrExists) {
+			t.Errorf("writer %d got %v; the record is of writer %d", i, err, winner)
+		}
+	}
+	if err := s.CreateRecord(t.Context(), "a/../b", 1); err == nil || errors.Is(err, artifact.ErrExists) {
+		t.Errorf("a key that leads out: %v", err)
+	}
+	if err := s.PutRecord(t.Context(), "a/b", -1); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestManyMayMakeAStoreAndPutTheSame(t *testing.T) {
 	ctx := context.Background()
 	url := "file://" + filepath.Join(t.TempDir(), "store")
