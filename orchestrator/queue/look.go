@@ -24,3 +24,16 @@ func (s *State) Memory() (claims, promises []JobID, served []Served) {
 	}
 	return claims, promises, served
 }
+
+// Check returns a *Refusal for a job that could not start were nothing running. It
+// changes nothing.
+func (s *State) Check(j Job) error {
+	e, err := s.newEntry(j)
+	if err != nil {
+		return err
+	}
+	if r, ok := s.tooLarge(e); ok {
+		return &Refusal{j.ID, r}
+	}
+	return nil
+}

@@ -199,27 +199,9 @@ func (p *pass) considerClaim(e *entry) {
 }
 
 // overtaken reports whether e's reservation is another's now: one waits that is
-// before it in its queue, or e would borrow and one of its tree would not.
+// before it in its queue.
 func (p *pass) overtaken(e *entry) bool {
-	for _, k := range p.queues[e.node] {
-		if p.first(k.jobs[0], e) {
-			return true
-		}
-	}
-	if !p.borrows(e) {
-		return false
-	}
-	for i, n := range p.tree.nodes {
-		if n.root != p.tree.nodes[e.node].root || p.isHeld(i) {
-			continue
-		}
-		for _, k := range p.queues[i] {
-			if !p.borrows(k.jobs[0]) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.queues[e.node], func(k *kind) bool { return p.first(k.jobs[0], e) })
 }
 
 // borrows reports whether e borrows whatever its option.
@@ -286,7 +268,7 @@ func (p *pass) hopeless(e *entry) bool {
 		if f, ok := p.found[a]; ok && f.members < e.Min {
 			continue
 		}
-		if !slices.ContainsFunc(p.shadows, func(sh *shadow) bool { return sh.refuses(e, o, a, p.now) }) {
+		if !slices.ContainsFunc(p.shadows, func(sh *shadow) bool { return p.refuses(sh, e, o, a) }) {
 			return false
 		}
 		fits = true
@@ -312,7 +294,11 @@ func (p *pass) waits(e *entry) Reason {
 		return r
 	}
 	if p.fits(e) {
-		return p.behind(e)
+		r := p.behind(e)
+		if sh := p.reserve(e); sh != nil { // it was another tree's
+			r.Until = sh.at
+		}
+		return r
 	}
 	if r, ok := p.never(e); ok {
 		return r
@@ -335,7 +321,7 @@ func (p *pass) behind(e *entry) Reason {
 		if first == nil && sh.binds(e, p.now) {
 			first = sh
 		}
-		if slices.ContainsFunc(e.options, func(o *option) bool { return sh.refuses(e, o, ask{e.shape, o.n, e.Min}, p.now) }) {
+		if slices.ContainsFunc(e.options, func(o *option) bool { return p.refuses(sh, e, o, ask{e.shape, o.n, e.Min}) }) {
 			first = sh
 			break
 		}
@@ -385,10 +371,12 @@ func (p *pass) start(e *entry) bool {
 			if n == 0 {
 				break
 			}
-			if h := (hold{e, o, n, place}); p.admit(h) {
+			h := hold{e, o, n, place}
+			if late, ok := p.admit(h); ok {
 				p.ledger.take(h)
 				p.started = append(p.started, h)
 				p.plan.Start = append(p.plan.Start, Start{e.ID, n, o.n, place})
+				p.renew(late)
 				return true
 			}
 			if n == e.Min {
@@ -427,26 +415,68 @@ func (p *pass) fits(e *entry) bool {
 	})
 }
 
-// admit takes h in all shadows that it reaches into, or in none.
-func (p *pass) admit(h hold) bool {
-	for _, sh := range p.shadows { // what costs little first
-		if sh.refuses(h.entry, h.option, h.ask(), p.now) {
-			return false
-		}
+// admit takes h in all shadows that it reaches into, or in none. late are those that
+// give way to it, if it is admitted.
+func (p *pass) admit(h hold) (late []*shadow, ok bool) {
+	if slices.ContainsFunc(p.shadows, func(sh *shadow) bool { return p.refuses(sh, h.entry, h.option, h.ask()) }) {
+		return nil, false // which costs little to know
 	}
+	return p.takeIn(h, p.shadows)
+}
+
+func (p *pass) takeIn(h hold, shadows []*shadow) (late []*shadow, ok bool) {
 	var undo []func()
-	for _, sh := range p.shadows {
+	for _, sh := range shadows {
 		if !sh.binds(h.entry, p.now) {
 			continue
 		}
 		u, ok := sh.admit(h)
-		if !ok {
+		switch {
+		case ok:
+			undo = append(undo, u)
+		case p.yields(sh, h.entry, h.option):
+			late = append(late, sh)
+		default:
 			for _, u := range undo {
 				u()
 			}
-			return false
+			return nil, false
 		}
-		undo = append(undo, u)
 	}
-	return true
+	return late, true
+}
+
+// yields reports whether a reservation gives way to e: it would borrow what is e's
+// own.
+func (p *pass) yields(sh *shadow, e *entry, o *option) bool {
+	return sh != p.after && !sh.firm && sh.root == p.tree.nodes[e.node].root && !p.ledger.borrows(e, o)
+}
+
+// refuses reports whether it is known that e, started now with an option, would
+// leave too little for a reservation that does not give way.
+func (p *pass) refuses(sh *shadow, e *entry, o *option, a ask) bool {
+	return sh.binds(e, p.now) && (sh.full[a] || sh.quota(e, o, a.members) < a.members) && !p.yields(sh, e, o)
+}
+
+// renew makes reservations anew that gave way.
+func (p *pass) renew(late []*shadow) {
+	for _, sh := range late {
+		e := sh.holds[0].entry
+		p.shadows = slices.DeleteFunc(p.shadows, func(o *shadow) bool { return o == sh })
+		p.plan.Reserve = slices.DeleteFunc(p.plan.Reserve, func(r Reservation) bool { return r.Job == e.ID })
+		delete(p.reserved, sh.root)
+		r, own := p.reasons[e]
+		if !own && e.kind != nil {
+			r = e.kind.reason
+		}
+		r.Until = time.Time{}
+		if again := p.reserve(e); again != nil {
+			r.Until = again.at
+		}
+		if own {
+			p.reasons[e] = r
+		} else if e.kind != nil {
+			e.kind.reason = r
+		}
+	}
 }

@@ -42,7 +42,8 @@ func (p *pass) clear(e *entry, o *option, victims []*entry) bool {
 		h, _ := l.first(e, []*option{o})
 		return h
 	})
-	if !p.spared(h, victims) {
+	late, ok := p.spared(h, victims)
+	if !ok {
 		return false
 	}
 	after := p.foresee()
@@ -57,6 +58,7 @@ func (p *pass) clear(e *entry, o *option, victims []*entry) bool {
 	h, _ = after.first(e, []*option{o})
 	after.hold(h)
 	p.reasons[e] = Reason{Code: Evicting, Option: o.n}
+	p.renew(late)
 	return true
 }
 
@@ -72,9 +74,9 @@ func (p *pass) without(l *ledger, jobs []*entry, do func(*ledger) hold) hold {
 	return h
 }
 
-// spared takes h in all reservations, from which victims are gone, and reports
-// whether none is delayed. If one is, all stay as they were.
-func (p *pass) spared(h hold, victims []*entry) bool {
+// spared takes h in all reservations, from which victims are gone. It is not ok if
+// one would be delayed that does not give way; then all stay as they were.
+func (p *pass) spared(h hold, victims []*entry) (late []*shadow, ok bool) {
 	var touched []*shadow
 	move := func(sh *shadow, give bool) {
 		for _, v := range victims {
@@ -88,29 +90,19 @@ func (p *pass) spared(h hold, victims []*entry) bool {
 			}
 		}
 	}
-	var undo []func()
 	for _, sh := range p.shadows {
-		if sh == p.after {
-			continue
+		if sh != p.after {
+			move(sh, true)
+			touched = append(touched, sh)
 		}
-		move(sh, true)
-		touched = append(touched, sh)
-		if !sh.binds(h.entry, p.now) {
-			continue
-		}
-		u, ok := sh.admit(h)
-		if !ok {
-			for _, u := range undo {
-				u()
-			}
-			for _, sh := range touched {
-				move(sh, false)
-			}
-			return false
-		}
-		undo = append(undo, u)
 	}
-	return true
+	late, ok = p.takeIn(h, touched)
+	if !ok {
+		for _, sh := range touched {
+			move(sh, false)
+		}
+	}
+	return late, ok
 }
 
 // fewCandidates is up to how many all ways to choose victims are compared.

@@ -11,6 +11,9 @@ type shadow struct {
 	*ledger
 	at    time.Time
 	holds []hold
+	// Of a reservation: the tree that it is of, and whether it stays within quota.
+	root int
+	firm bool
 	// full are the asks that found no place here. A pass only makes it fuller, but
 	// for evictions.
 	full map[ask]bool
@@ -27,12 +30,6 @@ func (h hold) ask() ask { return ask{h.shape, h.option.n, h.members} }
 // binds reports whether e, started now, would still run then.
 func (sh *shadow) binds(e *entry, now time.Time) bool {
 	return len(sh.holds) > 0 && (e.Foreign || now.Add(e.RunTime).After(sh.at))
-}
-
-// refuses reports whether it is known that e, started now with an option, would
-// leave too little for what is held.
-func (sh *shadow) refuses(e *entry, o *option, a ask, now time.Time) bool {
-	return sh.binds(e, now) && (sh.quota(e, o, a.members) < a.members || sh.full[a])
 }
 
 func (sh *shadow) hold(h hold) {
@@ -126,7 +123,7 @@ func (p *pass) reserve(e *entry) *shadow {
 	if p.reserved[root] != nil || e.claim || p.walks[root] >= vain {
 		return nil
 	}
-	sh := &shadow{ledger: p.base().clone()}
+	sh := &shadow{ledger: p.base().clone(), root: root}
 	for _, other := range p.shadows {
 		if other != p.after {
 			for _, h := range other.holds {
@@ -135,8 +132,7 @@ func (p *pass) reserve(e *entry) *shadow {
 		}
 	}
 	own, options := p.ledger.own(e)
-	firm := len(own) > 0
-	if firm {
+	if sh.firm = len(own) > 0; sh.firm {
 		options = own
 	}
 	end := func(h hold) time.Time { return p.now.Add(h.RunTime) }
@@ -171,7 +167,7 @@ func (p *pass) reserve(e *entry) *shadow {
 			sh.hold(h)
 			p.reserved[root] = sh
 			p.shadows = append(p.shadows, sh)
-			p.plan.Reserve = append(p.plan.Reserve, Reservation{e.ID, sh.at, firm})
+			p.plan.Reserve = append(p.plan.Reserve, Reservation{e.ID, sh.at, sh.firm})
 			return sh
 		}
 	}
