@@ -34,11 +34,17 @@ const (
 	maxCron = Duration(31 * 24 * time.Hour)
 )
 
+// naming is how things of a kind are named.
+type naming struct {
+	pattern *regexp.Regexp
+	words   string
+}
+
 var (
-	namePattern      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
-	flavorPattern    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
-	namespacePattern = regexp.MustCompile(`^[A-Za-z0-9-]{1,128}$`)
-	poolPattern      = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
+	names      = naming{regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`), "1 to 63 letters, digits, _ and -, of which the first is a letter or digit"}
+	flavors    = naming{regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`), "1 to 63 small letters, digits, ., _ and -, of which the first is a letter or digit"}
+	namespaces = naming{regexp.MustCompile(`^[A-Za-z0-9-]{1,128}$`), "1 to 128 letters, digits and -"}
+	pools      = naming{regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`), "1 to 128 letters, digits, _ and -"}
 )
 
 // Check is all that is wrong with d. Definitions with a problem that is no
@@ -103,9 +109,9 @@ func known(names []string) string {
 func knownKeys[V any](m map[string]V) string { return known(slices.Collect(maps.Keys(m))) }
 
 // name checks a name, and that it was not used before. seen has where each was.
-func (c *checker) name(path, what, name string, pattern *regexp.Regexp, seen map[string]string) {
-	if !pattern.MatchString(name) {
-		c.add(path, "Invalid name", "%.80q is no name of a %s: names match %s.", name, what, pattern)
+func (c *checker) name(path, what, name string, n naming, seen map[string]string) {
+	if !n.pattern.MatchString(name) {
+		c.add(path, "Invalid name", "%.80q is no name of a %s: those have %s.", name, what, n.words)
 		return
 	}
 	if other, twice := seen[name]; twice {
@@ -145,7 +151,7 @@ func (c *checker) checkFlavors() {
 	seen := map[string]string{string(CPU): "a built-in flavor", string(Memory): "a built-in flavor"}
 	for i, f := range c.Flavors {
 		path := fmt.Sprintf("flavors[%d]", i)
-		c.name(path+".name", "flavor", f.Name, flavorPattern, seen)
+		c.name(path+".name", "flavor", f.Name, flavors, seen)
 		for _, pattern := range []struct{ name, text string }{{"model", f.Model}, {"vendor", f.Vendor}, {"type", f.Type}} {
 			if len(pattern.text) > 128 || strings.ContainsFunc(pattern.text, func(r rune) bool { return r < ' ' }) {
 				c.add(path+"."+pattern.name, "Invalid "+pattern.name, "It has at most 128 bytes, and no control characters.")
@@ -162,7 +168,7 @@ func (c *checker) priorityClasses() {
 	first := ""
 	for i, p := range c.PriorityClasses {
 		path := fmt.Sprintf("priority_classes[%d]", i)
-		c.name(path+".name", "priority class", p.Name, namePattern, seen)
+		c.name(path+".name", "priority class", p.Name, names, seen)
 		c.between(path+".value", p.Value, -maxPriority, maxPriority)
 		if p.Default && first != "" {
 			c.add(path+".default", "Two defaults", "The default is %q already. One class at most is.", first)
@@ -177,7 +183,7 @@ func (c *checker) checkCohorts() {
 	told := map[string]bool{} // of cohorts in a cycle that is reported
 	for i, x := range c.Cohorts {
 		path := fmt.Sprintf("cohorts[%d]", i)
-		c.name(path+".name", "cohort", x.Name, namePattern, seen)
+		c.name(path+".name", "cohort", x.Name, names, seen)
 		c.between(path+".weight", x.Weight, 0, maxWeight)
 		c.parent(path+".parent", x, told)
 		c.quotas(path+".quotas", x.Quotas, x.Parent != "", "The cohort has no parent")
@@ -215,15 +221,15 @@ func (c *checker) parent(path string, x Cohort, told map[string]bool) {
 }
 
 func (c *checker) workspaces() {
-	seen, namespaces := map[string]string{}, map[string]string{}
+	seen, taken := map[string]string{}, map[string]string{}
 	for name := range c.cohorts {
 		seen[name] = "a cohort"
 	}
 	for i, w := range c.Workspaces {
 		path := fmt.Sprintf("workspaces[%d]", i)
-		c.name(path+".name", "workspace", w.Name, namePattern, seen)
+		c.name(path+".name", "workspace", w.Name, names, seen)
 		c.between(path+".weight", w.Weight, 0, maxWeight)
-		c.place(path, w, namespaces)
+		c.place(path, w, taken)
 		if _, ok := c.cohorts[w.Cohort]; !ok && w.Cohort != "" {
 			c.add(path+".cohort", "Unknown cohort", "There is no cohort %q.%s", w.Cohort, knownKeys(c.cohorts))
 		}
@@ -248,21 +254,21 @@ func (c *checker) workspaces() {
 }
 
 // place checks where in Nomad a workspace is.
-func (c *checker) place(path string, w Workspace, namespaces map[string]string) {
+func (c *checker) place(path string, w Workspace, taken map[string]string) {
 	if w.Namespace != "" {
 		at := path + ".namespace"
-		if !namespacePattern.MatchString(w.Namespace) {
-			c.add(at, "Invalid namespace", "%.80q is no namespace of Nomad's: they match %s.", w.Namespace, namespacePattern)
-		} else if other, twice := namespaces[w.Namespace]; twice {
+		if !namespaces.pattern.MatchString(w.Namespace) {
+			c.add(at, "Invalid namespace", "%.80q is no namespace of Nomad's: those have %s.", w.Namespace, namespaces.words)
+		} else if other, twice := taken[w.Namespace]; twice {
 			c.add(at, "Shared namespace", "Workspace %q has the namespace %q already; work in it must be one workspace's.", other, w.Namespace)
 		} else {
-			namespaces[w.Namespace] = w.Name
+			taken[w.Namespace] = w.Name
 		}
 	}
 	for j, pool := range w.NodePools {
 		at := fmt.Sprintf("%s.node_pools[%d]", path, j)
-		if !poolPattern.MatchString(pool) {
-			c.add(at, "Invalid node pool", "%.80q is no node pool of Nomad's: they match %s.", pool, poolPattern)
+		if !pools.pattern.MatchString(pool) {
+			c.add(at, "Invalid node pool", "%.80q is no node pool of Nomad's: those have %s.", pool, pools.words)
 		} else if slices.Index(w.NodePools, pool) < j {
 			c.add(at, "Duplicate node pool", "%q is in the list already.", pool)
 		}
@@ -330,7 +336,7 @@ func (c *checker) schedules(path string, schedules []Schedule, lends bool, why s
 	seen := map[string]string{}
 	for i, s := range schedules {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		c.name(at+".name", "schedule", s.Name, namePattern, seen)
+		c.name(at+".name", "schedule", s.Name, names, seen)
 		if _, err := location(s.Timezone); err != nil {
 			c.add(at+".timezone", "Unknown time zone", "%s.", sentence(err))
 		}

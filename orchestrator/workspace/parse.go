@@ -200,8 +200,11 @@ func (b body) named(name, field string, want cty.Type) (cty.Value, hcl.Range, bo
 		b.parser.diags = append(b.parser.diags, diags...)
 		return cty.NilVal, at, false
 	}
+	if !v.IsWhollyKnown() {
+		return cty.NilVal, at, false // of an expression that was not understood
+	}
 	converted, err := convert.Convert(v, want)
-	if err != nil || converted.IsNull() || !converted.IsWhollyKnown() {
+	if err != nil || converted.IsNull() {
 		b.add(at, "Wrong type", "%s must be %s.", name, typeNames[want.FriendlyName()])
 		return cty.NilVal, at, false
 	}
@@ -276,6 +279,9 @@ func (b body) duration(name string) Duration {
 	return d
 }
 
+// maxExponent bounds how small a number is written out.
+const maxExponent = 64
+
 // amount reads an exact number with three decimals at most.
 func (b body) amount(name string) *Amount {
 	v, at, ok := b.value(name, cty.Number)
@@ -283,25 +289,25 @@ func (b body) amount(name string) *Amount {
 		return nil
 	}
 	n := v.AsBigFloat()
-	const bits = 64                 // more than any amount has, on either side of the point
 	most := Amount(queue.MaxAmount) // in place of a wrong one: nothing exceeds it
-	switch exp := n.MantExp(nil); {
+	limit := big.NewFloat(float64(most))
+	switch thousandths := new(big.Float).Mul(n, big.NewFloat(float64(queue.One))); {
 	case n.Sign() < 0:
 		b.add(at, "Negative amount", "%s must be 0 or more.", name)
-	case n.IsInf() || exp > bits:
-		b.add(at, "Amount too large", "%s must be at most %s.", name, queue.MaxAmount)
-	case exp < -bits:
+	case thousandths.Cmp(limit) > 0:
+		b.add(at, "Amount too large", "%s must be at most %s.", name, most)
+	case n.Sign() > 0 && n.MantExp(nil) < -maxExponent:
 		b.add(at, "Invalid amount", "%s has at most three decimals.", name)
 	default:
-		a, err := queue.ParseAmount(n.Text('f', -1))
-		if err == nil {
+		// A decimal is none in binary: what counts is the shortest that means it.
+		text := "0"
+		if n.Sign() > 0 {
+			text = n.Text('f', -1)
+		}
+		if a, err := queue.ParseAmount(text); err == nil {
 			return (*Amount)(&a)
 		}
-		if whole, _ := n.Int64(); queue.Amount(whole) > queue.MaxAmount/queue.One {
-			b.add(at, "Amount too large", "%s must be at most %s.", name, queue.MaxAmount)
-		} else {
-			b.add(at, "Invalid amount", "%s has at most three decimals.", name)
-		}
+		b.add(at, "Invalid amount", "%s has at most three decimals.", name)
 	}
 	return &most
 }

@@ -1,0 +1,4 @@
+workspace "w" {
+  cohort = "none"
+  quota "cpu" { nominal = 
+}
