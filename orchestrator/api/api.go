@@ -60,13 +60,14 @@ type Endpoints interface {
 }
 
 // Config is what the API is made of. Runs, History, Models, Endpoints,
-// Incidents and Artifacts are required.
+// Incidents, Queue and Artifacts are required.
 type Config struct {
 	Runs      Runs
 	History   History
 	Models    Models
 	Endpoints Endpoints
 	Incidents Incidents
+	Queue     Queue
 	Artifacts Artifacts
 
 	// Tokens that requests must bring one of. Without, the API is open to
@@ -139,6 +140,7 @@ func (s *server) register(mux *http.ServeMux) *huma.OpenAPI {
 	s.registerEndpoints(api)
 	s.registerArtifacts(api)
 	s.registerIncidents(api)
+	s.registerQueue(api)
 	return api.OpenAPI()
 }
 

@@ -175,7 +175,7 @@ func (a *app) root() *cobra.Command {
 	add(groupPipeline, a.validateCmd(), a.planCmd(), a.runCmd(), a.runsCmd(), a.statusCmd(), a.logsCmd(),
 		a.metricsCmd(), a.compareCmd(), a.artifactsCmd(), a.cancelCmd(), a.retryCmd())
 	add(groupModel, a.modelsCmd(), a.endpointsCmd(), a.predictCmd())
-	add(groupPlatform, a.incidentsCmd(), a.simulateCmd(), a.devCmd(), a.serverCmd(), a.gatewayCmd(), a.tokenCmd(), a.versionCmd(), a.completionCmd())
+	add(groupPlatform, a.queueCmd(), a.incidentsCmd(), a.simulateCmd(), a.devCmd(), a.serverCmd(), a.gatewayCmd(), a.tokenCmd(), a.versionCmd(), a.completionCmd())
 	return root
 }
 

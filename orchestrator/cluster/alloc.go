@@ -73,7 +73,10 @@ func fromEvent(a *run.Alloc, e *api.TaskEvent) {
 		if step, err := strconv.ParseInt(e.Details["step"], 10, 64); err == nil && strings.HasPrefix(message, resumedMessage) {
 			a.ResumedFrom = &step
 		}
-		a.Events = append(a.Events, run.TaskEvent{Time: time.Unix(0, e.Time).UTC(), Message: message, Fault: fromFault(a, e.Details)})
+		a.Events = append(a.Events, run.TaskEvent{
+			Time: time.Unix(0, e.Time).UTC(), Message: message, Fault: fromFault(a, e.Details),
+			Sealed: strings.HasPrefix(message, "Checkpoint ") && strings.HasSuffix(message, " sealed"),
+		})
 	case api.TaskTerminated:
 		a.ExitCode, a.Signal = new(intOf(e.Details["exit_code"], e.ExitCode)), intOf(e.Details["signal"], e.Signal)
 		a.OOM = e.Details["oom_killed"] == "true"

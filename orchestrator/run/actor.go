@@ -33,6 +33,7 @@ type actor struct {
 
 	change   changes
 	effects  []func(context.Context) // to start once change is stored
+	tells    []func()                // to call once change is stored, in order
 	replies  []chan<- error          // to answer once change is stored
 	wakeAt   time.Time
 	wakeUp   *time.Timer
@@ -84,10 +85,14 @@ type attempt struct {
 	troubled bool
 	// lookedUp is the displaced allocation whose record was looked for.
 	lookedUp string
+	// displaced is why the cluster has ended its allocation by itself.
+	displaced string
 	// askedFor tells that its task was asked for a checkpoint, and sealed is
 	// when the newest one was; looking that it is looked for, looked when it was.
 	askedFor, looking bool
 	sealed, looked    time.Time
+	// requested tells that the queue was asked for a place.
+	requested bool
 }
 
 // message is something that an actor is told.
@@ -210,6 +215,9 @@ func (a *actor) live(ctx context.Context) {
 	}
 	for jobID, at := range a.open {
 		a.engine.subscribe(jobID, a)
+		if at.Grant != nil { // the queue may want it back
+			a.request(at)
+		}
 		if at.Phase == Running && at.task.node.Kind != pipeline.KindEndpoint {
 			a.engine.tails.add(jobID, at.AllocID, a)
 		}
@@ -333,6 +341,10 @@ func (a *actor) flush(ctx context.Context) bool {
 		r <- nil
 	}
 	a.replies = nil
+	for _, f := range a.tells {
+		f()
+	}
+	a.tells = nil
 	for _, f := range a.effects {
 		a.engine.wg.Go(func() { f(ctx) })
 	}

@@ -527,6 +527,7 @@ func (a *actor) job(at *attempt) (*api.Job, error) {
 	for _, f := range at.Avoid {
 		id.Avoid = append(id.Avoid, f.Device)
 	}
+	id.Place = at.place()
 	return jobspec.Task(id, *spec, a.engine.config.JobCluster)
 }
 

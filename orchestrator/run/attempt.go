@@ -54,6 +54,7 @@ func (a *actor) pump() {
 		}
 		at.checkTimeout(a)
 		a.leaveDevices(at)
+		a.makeRoom(at)
 		a.placeAgain(at)
 		switch {
 		case at.Stopping != "" && !at.stopped:
@@ -63,6 +64,8 @@ func (a *actor) pump() {
 			a.wake(at.NotBefore)
 		case !at.Prepared:
 			a.prepare(at)
+		case at.Grant == nil && !at.Registered && a.engine.config.Queue != nil:
+			a.request(at)
 		case !at.Registered:
 			a.register(at)
 		case at.resumed && at.alloc == nil && !at.asked:
@@ -386,8 +389,8 @@ func (m inspected) apply(a *actor) {
 	switch {
 	case at.stopped, !m.there, m.job.Stopped, m.job.Dead && len(m.job.Allocs) > 0:
 		a.lookInto(at, !m.there)
-	case at.Phase == Queued:
-		a.explain(at, a.waits(at, m.job.Waits))
+	default:
+		a.unplaced(at, m.job.Waits)
 	}
 }
 

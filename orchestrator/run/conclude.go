@@ -152,7 +152,7 @@ func (a *actor) conclude(at *attempt, o outcome) {
 		a.lose(at, &o)
 	}
 	if at.Again && o.Phase == Failed {
-		o.Free, at.Moved = true, true
+		o.Free, at.Moved = true, at.Moved || len(at.Avoid) > 0
 	}
 	at.Phase, at.Reason, at.Free = o.Phase, o.Reason, o.Free
 	a.endMove(at)
@@ -181,10 +181,13 @@ func (a *actor) conclude(at *attempt, o outcome) {
 	case o.Phase == Succeeded:
 		a.taskSucceeded(t, at, o.Record)
 	case o.Phase == Failed && !o.Final && a.mayRetry(t, at):
+		a.vacate(at, true)
 		a.retryTask(t, at)
+		return
 	default:
 		a.taskEnded(t, o.Phase, o.Reason)
 	}
+	a.vacate(at, false)
 }
 
 // storePoints adds points to the change; what does not fit goes first, in
@@ -234,7 +237,7 @@ func (a *actor) retryTask(t *task, at *attempt) {
 		notBefore = now().Add(failover.HearsayTimeout / 2)
 	}
 	reason := fmt.Sprintf("attempt %d failed: %s; trying again", at.Number, at.Reason)
-	if at.Moved {
+	if at.Moved || at.Again {
 		reason = at.Reason
 	}
 	if t.trial != nil {

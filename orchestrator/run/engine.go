@@ -11,6 +11,7 @@ import (
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/problem"
+	"github.com/drover-ml/drover/orchestrator/queue"
 	"github.com/drover-ml/drover/orchestrator/registry"
 )
 
@@ -20,6 +21,8 @@ type Config struct {
 	Store     Store
 	Cluster   Cluster
 	Artifacts Artifacts
+	// Queue decides when attempts start, and where; nil leaves both to Nomad.
+	Queue Queue
 	// JobCluster is where jobs go.
 	JobCluster jobspec.Cluster
 	Logger     *slog.Logger // default: slog.Default()
@@ -59,6 +62,7 @@ type Engine struct {
 	cancel context.CancelFunc
 	actors map[ID]*actor
 	jobs   map[string]*actor // by job ID
+	tasks  map[queue.JobID]*actor
 	wg     sync.WaitGroup
 }
 
@@ -79,7 +83,7 @@ func New(c Config) *Engine {
 	e := &Engine{
 		config: c, registry: registry.New(c.Store),
 		slots:  make(chan struct{}, maxEffects),
-		actors: map[ID]*actor{}, jobs: map[string]*actor{},
+		actors: map[ID]*actor{}, jobs: map[string]*actor{}, tasks: map[queue.JobID]*actor{},
 	}
 	e.fleet = newFleet(e)
 	return e
@@ -108,12 +112,28 @@ func (e *Engine) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("starting the engine: %w", err)
 	}
+	var states []State
+	live := map[queue.JobID]bool{}
 	for _, id := range ids {
 		s, err := e.config.Store.Load(ctx, id)
 		if err != nil { // it must not keep the others from going on
 			e.config.Logger.Error("a run cannot go on", "run", id, "error", err)
 			continue
 		}
+		states = append(states, s)
+		for _, at := range s.Attempts {
+			if !at.Phase.Ended() {
+				live[TaskID(s.ID, at.Node, at.Trial)] = true
+			}
+		}
+	}
+	if q := e.config.Queue; q != nil {
+		if err := q.Load(ctx, live); err != nil {
+			return fmt.Errorf("starting the engine: %w", err)
+		}
+		e.wg.Go(func() { q.Run(ctx, e) })
+	}
+	for _, s := range states {
 		e.adopt(s, nil)
 	}
 	e.mu.Lock()
@@ -166,6 +186,11 @@ func (e *Engine) release(a *actor) {
 	for id, owner := range e.jobs {
 		if owner == a {
 			delete(e.jobs, id)
+		}
+	}
+	for id, owner := range e.tasks {
+		if owner == a {
+			delete(e.tasks, id)
 		}
 	}
 }

@@ -30,11 +30,20 @@ func (m news) apply(a *actor) {
 	case m.Alloc != nil:
 		a.observe(at, m.Alloc)
 	case m.Waits != nil:
-		if at.Phase == Queued && at.Stopping == "" {
-			a.explain(at, a.waits(at, *m.Waits))
-		}
+		a.unplaced(at, *m.Waits)
 	default:
 		a.inspect(at)
+	}
+}
+
+// unplaced takes in why Nomad finds no place for an attempt.
+func (a *actor) unplaced(at *attempt, why string) {
+	switch {
+	case at.Phase != Queued || at.Stopping != "" || why == "":
+	case at.pinned() && at.alloc == nil:
+		a.decline(at, why)
+	default:
+		a.explain(at, a.waits(at, why))
 	}
 }
 
@@ -160,7 +169,12 @@ func (a *actor) displaced(at *attempt, alloc *Alloc) {
 			a.change.nodes.add(t.node)
 		}
 	}
-	a.explain(at, why+": Nomad places it again")
+	if at.pinned() {
+		at.displaced = why
+		a.explain(at, why)
+	} else {
+		a.explain(at, why+": Nomad places it again")
+	}
 	if at.lookedUp == alloc.ID {
 		return
 	}
@@ -186,7 +200,13 @@ type lookedUp struct {
 
 func (m lookedUp) apply(a *actor) {
 	m.at.busy = false
-	if m.outcome == nil {
+	switch {
+	case m.outcome == nil && m.at.pinned() && m.at.Stopping == "":
+		// Nomad cannot place it anywhere else: the queue does.
+		m.at.Again = true
+		a.halt(m.at, m.at.displaced)
+		return
+	case m.outcome == nil:
 		a.inspect(m.at)
 		return
 	}
@@ -225,6 +245,10 @@ func (a *actor) taskEvents(at *attempt, alloc *Alloc) {
 		newest = max(newest, ns)
 		a.event(Event{Type: "task", Node: at.Node, Trial: at.Trial, Phase: at.Phase, Message: e.Message})
 		a.listen(at, e)
+		if e.Sealed && at.Grant != nil {
+			id, number, sealed := a.taskID(at.task), at.Number, e.Time
+			a.tell(func() { a.engine.config.Queue.Checkpointed(id, number, sealed) })
+		}
 	}
 	if newest != at.TaskEvents {
 		at.TaskEvents = newest

@@ -9,8 +9,10 @@ import (
 	"github.com/hashicorp/nomad/api"
 
 	"github.com/drover-ml/drover/internal/artifact"
+	"github.com/drover-ml/drover/orchestrator/admission"
 	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
+	"github.com/drover-ml/drover/orchestrator/queue"
 	"github.com/drover-ml/drover/orchestrator/registry"
 )
 
@@ -125,8 +127,28 @@ type AttemptState struct {
 	// Avoid are faults that attempts before this one have ended of and that
 	// Nomad did not know of: this one must not get their devices.
 	Avoid []failover.Fault
-	// Again tells that it is being stopped to be placed without Avoid.
+	// Again tells that it is being stopped to be placed anew, at no expense of its
+	// retries.
 	Again bool
+	// Grant is where the queue lets it run; nil while it waits there.
+	Grant *admission.Grant
+	// Eviction is set once it has to make room.
+	Eviction *Eviction
+}
+
+// Queue decides when attempts start, and where. Its answers come to the engine
+// as an admission.Listener. What is told must not block, and may be told twice.
+type Queue interface {
+	// Load takes up what is stored; live are the tasks that go on. Run decides until
+	// ctx ends.
+	Load(ctx context.Context, live map[queue.JobID]bool) error
+	Run(ctx context.Context, l admission.Listener)
+	// Check is the reason for which a task could never start; nil if it could.
+	Check(ctx context.Context, r admission.Request) error
+	Ask(r admission.Request)
+	Ended(id queue.JobID, attempt int, again bool)
+	Declined(id queue.JobID, attempt int)
+	Checkpointed(id queue.JobID, attempt int, at time.Time)
 }
 
 // Change is one transition of a run. Nil and empty fields leave what is there.
@@ -339,4 +361,6 @@ type TaskEvent struct {
 	// Fault is that of the task's device that the driver tells of, nil for
 	// another message.
 	Fault *failover.Fault
+	// Sealed tells that the task has sealed a checkpoint.
+	Sealed bool
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 
 	"github.com/drover-ml/drover/internal/artifact"
+	"github.com/drover-ml/drover/orchestrator/admission"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/problem"
 	"github.com/drover-ml/drover/orchestrator/registry"
@@ -111,6 +112,29 @@ func (e *Engine) check(ctx context.Context, s *Submission) (*pipeline.Pipeline, 
 	return p, nil
 }
 
+// placeable checks that each task could start one day, as far as can be said.
+func (e *Engine) placeable(ctx context.Context, s Submission, p *pipeline.Pipeline) error {
+	q := e.config.Queue
+	if q == nil {
+		return nil
+	}
+	for _, n := range p.Nodes {
+		t, ok := n.Early()
+		if !ok {
+			continue
+		}
+		r := requestOf(s.Workspace, n, t)
+		var never *admission.NeverError
+		switch err := q.Check(ctx, r); {
+		case errors.As(err, &never):
+			return problem.At("source", "%s:%d: %s can never start: %w", n.Range.Filename, n.Range.Start.Line, n.ID, err)
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
+
 // Submit stores a new run and starts it. If the workspace has a run with the
 // submission's key, that run is returned and created is false. A pipeline file
 // that is wrong is a problem.Invalid with an *InvalidPipelineError.
@@ -120,6 +144,9 @@ func (e *Engine) Submit(ctx context.Context, s Submission) (r Run, created bool,
 	}
 	p, err := e.check(ctx, &s)
 	if err != nil {
+		return Run{}, false, err
+	}
+	if err := e.placeable(ctx, s, p); err != nil {
 		return Run{}, false, err
 	}
 	at := now()

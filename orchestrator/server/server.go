@@ -22,6 +22,7 @@ import (
 
 	"github.com/drover-ml/drover/internal/artifact"
 	"github.com/drover-ml/drover/internal/version"
+	"github.com/drover-ml/drover/orchestrator/admission"
 	"github.com/drover-ml/drover/orchestrator/api"
 	"github.com/drover-ml/drover/orchestrator/catalog"
 	"github.com/drover-ml/drover/orchestrator/cluster"
@@ -30,6 +31,7 @@ import (
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/run"
 	"github.com/drover-ml/drover/orchestrator/store"
+	"github.com/drover-ml/drover/orchestrator/workspace"
 )
 
 // Config says what a server is made of. DataDir and Nomad are required.
@@ -63,10 +65,13 @@ type Server struct {
 	db        *store.DB
 	artifacts *artifact.Store
 	engine    *run.Engine
-	api       *service
-	gateway   *service // nil if there is none
-	group     *errgroup.Group
-	stop      context.CancelFunc
+	queue     *admission.Scheduler
+	// workspaces are the definitions that the queue goes by.
+	workspaces *workspace.Service
+	api        *service
+	gateway    *service // nil if there is none
+	group      *errgroup.Group
+	stop       context.CancelFunc
 }
 
 // Start starts a server. It goes on until Stop, or until a part of it fails,
@@ -100,8 +105,14 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	jobs := cfg.Jobs
 	jobs.StoreURL = s.artifacts.URL()
+	if s.workspaces, err = workspace.Open(ctx, s.db, nil); err != nil {
+		return nil, err
+	}
+	s.queue = admission.New(admission.Config{
+		Store: s.db, Cluster: cluster.NewInventory(client), Workspaces: s.workspaces, Logger: cfg.Logger,
+	})
 	s.engine = run.New(run.Config{
-		Store: newMeasured(s.db, metrics), Cluster: cluster.New(client), Artifacts: s.artifacts, JobCluster: jobs, Logger: cfg.Logger,
+		Store: newMeasured(s.db, metrics), Cluster: cluster.New(client), Artifacts: s.artifacts, Queue: s.queue, JobCluster: jobs, Logger: cfg.Logger,
 	})
 	if err := s.engine.Start(ctx); err != nil {
 		return nil, err
@@ -138,7 +149,7 @@ func (s *Server) startAPI(ctx context.Context, metrics *prometheus.Registry) (er
 		gatewayURL = s.gateway.url()
 	}
 	handler := api.New(api.Config{
-		Runs: s.engine, History: s.engine, Models: s.engine.Registry(), Endpoints: s.engine, Incidents: s.engine, Artifacts: s.artifacts,
+		Runs: s.engine, History: s.engine, Models: s.engine.Registry(), Endpoints: s.engine, Incidents: s.engine, Queue: s.queue, Artifacts: s.artifacts,
 		Tokens: s.cfg.Tokens, Gateway: gatewayURL, Version: version.Version, Metrics: metrics, Logger: s.cfg.Logger,
 	})
 	s.api, err = serveHTTP(ctx, s.group, s.cfg.Listen, handler)

@@ -1,0 +1,592 @@
+package admission
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/drover-ml/drover/orchestrator/inventory"
+	"github.com/drover-ml/drover/orchestrator/jobspec"
+	"github.com/drover-ml/drover/orchestrator/queue"
+	"github.com/drover-ml/drover/orchestrator/workspace"
+)
+
+// Config is what a Scheduler is made of. Store, Cluster and Workspaces are
+// required.
+type Config struct {
+	Store      Store
+	Cluster    Cluster
+	Workspaces Workspaces
+	Logger     *slog.Logger // default: slog.Default()
+	// RefreshEvery is how often the cluster is asked for all that it has, though
+	// nothing was heard. Default 30 s.
+	RefreshEvery time.Duration
+	// Settle is how long news of the cluster are collected. Default 100 ms.
+	Settle time.Duration
+	// Backoff is the first pause after a call that did not get through; the pauses
+	// double up to 64 times that. Default 250 ms.
+	Backoff time.Duration
+}
+
+const (
+	maxBackoffs = 6
+	// tick is how often time alone is a reason to decide.
+	tick = time.Second
+	// maxRounds bounds the plans of one pass; what is left is done in the next.
+	maxRounds = 16
+	// avoidFirst is how long a node is avoided that did not take a task; it doubles
+	// each time, up to avoidMost.
+	avoidFirst = 2 * time.Second
+	avoidMost  = 10 * time.Minute
+)
+
+// Scheduler decides about requests. Its methods may be called from many
+// goroutines.
+type Scheduler struct {
+	config   Config
+	listener Listener
+	bell     chan struct{}
+	stale    chan struct{} // the cluster is to be asked
+
+	mu      sync.Mutex
+	letters []func()
+
+	// What follows is only used by the goroutine of Run.
+	rows    map[queue.JobID]*Row
+	memory  Memory
+	changes map[queue.JobID]bool // to be stored
+	outbox  []func()             // to be told once that is stored
+	charges []workspace.Charge   // to be counted
+	charged time.Time            // when all were last
+	waits   map[queue.JobID]told
+	parked  map[queue.JobID]string // why a waiting row is not in the state
+	state   *queue.State
+	// definitions are those that the state was made with.
+	definitions workspace.Definitions
+	cluster     *cluster // nil until it was asked once
+	reopen      bool     // the state is to be made anew
+	next        time.Time
+}
+
+// told is what was said of why a job waits.
+type told struct {
+	code queue.Code
+	text string
+}
+
+// New returns a scheduler that tells l. It does nothing before Run.
+func New(c Config) *Scheduler {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	c.RefreshEvery = cmp.Or(c.RefreshEvery, 30*time.Second)
+	c.Settle = cmp.Or(c.Settle, 100*time.Millisecond)
+	c.Backoff = cmp.Or(c.Backoff, 250*time.Millisecond)
+	return &Scheduler{
+		config: c, bell: make(chan struct{}, 1), stale: make(chan struct{}, 1),
+		rows: map[queue.JobID]*Row{}, changes: map[queue.JobID]bool{},
+		waits: map[queue.JobID]told{}, parked: map[queue.JobID]string{},
+	}
+}
+
+// Load takes up what is stored. live are the tasks that go on, whatever their
+// attempts: what others held is given back.
+func (s *Scheduler) Load(ctx context.Context, live map[queue.JobID]bool) error {
+	rows, memory, err := s.config.Store.LoadQueue(ctx)
+	if err != nil {
+		return err
+	}
+	s.memory = memory
+	for _, r := range rows {
+		s.rows[r.ID] = &r
+		if !live[r.ID] {
+			s.forget(&r)
+		}
+	}
+	return nil
+}
+
+// Run decides until ctx ends. What it is told before is kept.
+func (s *Scheduler) Run(ctx context.Context, l Listener) {
+	s.listener = l
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.follow(ctx) })
+	wg.Go(func() { s.refresh(ctx) })
+	ring(s.stale)
+	_, changed := s.config.Workspaces.Current()
+	timer := time.NewTicker(tick)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.bell:
+		case <-changed:
+			_, changed = s.config.Workspaces.Current()
+			s.reopen = true
+		case <-timer.C:
+			if !s.timeMatters() {
+				continue
+			}
+		}
+		if !s.pass(ctx) {
+			return
+		}
+	}
+}
+
+// chargeEvery is how often what is used is counted.
+const chargeEvery = 15 * time.Second
+
+// charge counts what a row has used so far.
+func (s *Scheduler) charge(r *Row, now time.Time) {
+	if r.Run == nil {
+		return
+	}
+	for f, a := range r.Job.Option(r.Run.Option) {
+		s.charges = append(s.charges, workspace.Charge{
+			Job: r.ID, Attempt: r.Attempt, Workspace: r.Workspace, Flavor: f, Amount: a * queue.Amount(r.Run.Members),
+			From: r.Run.Started, To: now,
+		})
+	}
+}
+
+// chargeAll counts what all have used, once in a while.
+func (s *Scheduler) chargeAll(now time.Time) {
+	if now.Before(s.charged.Add(chargeEvery)) {
+		return
+	}
+	s.charged = now
+	for _, r := range s.rows {
+		s.charge(r, now)
+	}
+	for _, w := range s.definitions.Workspaces {
+		if w.Budget != nil && len(s.charges) > 0 {
+			s.reopen = true // a budget may be used up
+		}
+	}
+}
+
+// timeMatters reports whether a decision may be another one just because time
+// has passed.
+func (s *Scheduler) timeMatters() bool {
+	if !s.next.IsZero() && !time.Now().Before(s.next) {
+		s.reopen = true
+		return true
+	}
+	for _, r := range s.rows {
+		if r.Phase == Waiting || r.Run != nil && time.Since(s.charged) > chargeEvery {
+			return true
+		}
+	}
+	return false
+}
+
+func ring(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// tell has f run by the scheduler's goroutine.
+func (s *Scheduler) tell(f func()) {
+	s.mu.Lock()
+	s.letters = append(s.letters, f)
+	s.mu.Unlock()
+	ring(s.bell)
+}
+
+// Ask asks for a place. The listener hears the answer. To ask again changes
+// nothing, and gets the same answer.
+func (s *Scheduler) Ask(r Request) { s.tell(func() { s.ask(r) }) }
+
+// Ended tells that an attempt holds nothing any more. With again, its task asks
+// once more.
+func (s *Scheduler) Ended(id queue.JobID, attempt int, again bool) {
+	s.tell(func() { s.ended(id, attempt, again) })
+}
+
+// Declined tells that Nomad did not take an attempt where it was sent: somebody
+// else has what was free, or Nomad sees it another way. Ended follows.
+func (s *Scheduler) Declined(id queue.JobID, attempt int) {
+	s.tell(func() { s.declined(id, attempt) })
+}
+
+// Checkpointed tells when an attempt has sealed a checkpoint.
+func (s *Scheduler) Checkpointed(id queue.JobID, attempt int, at time.Time) {
+	s.tell(func() {
+		r := s.rows[id]
+		if r == nil || r.Attempt != attempt || r.Run == nil || !at.After(r.Run.Checkpoint) {
+			return
+		}
+		r.Run.Checkpoint = at
+		s.change(r)
+		if s.state != nil {
+			s.must(s.state.Checkpointed(id, at))
+		}
+	})
+}
+
+func (s *Scheduler) change(r *Row) { s.changes[r.ID] = true }
+
+// must logs what cannot happen, as the state and the rows go together. The state
+// is made anew from the rows then.
+func (s *Scheduler) must(err error) {
+	if err != nil {
+		s.config.Logger.Error("the queue's state differs from what is stored: making it anew", "error", err)
+		s.reopen = true
+	}
+}
+
+func (s *Scheduler) ask(req Request) {
+	r := s.rows[req.ID]
+	switch {
+	case r == nil && req.Serving && s.cluster != nil && s.cluster.has(req.NomadJob):
+		// A new revision takes the places of the one before, one after the other.
+		s.outbox = append(s.outbox, func() { s.listener.Granted(req.ID, req.Attempt, Grant{At: time.Now().UTC()}) })
+		return
+	case r == nil:
+		r = &Row{Request: req, Phase: Waiting, Queued: time.Now().UTC()}
+		s.rows[req.ID] = r
+	case req.Attempt < r.Attempt:
+		return // old news
+	case req.Attempt == r.Attempt && (r.Phase == Admitted || r.Phase == Leaving):
+		s.answer(r)
+		return
+	case req.Attempt == r.Attempt && r.Phase == Waiting:
+		delete(s.waits, r.ID) // whoever asks again wants to hear it again
+		return
+	default:
+		if r.Run != nil { // its end was not told, as by an engine that died
+			s.charge(r, time.Now().UTC())
+			s.release(r)
+		}
+		req.Submitted = r.Submitted
+		r.Request, r.Phase, r.Queued = req, Waiting, time.Now().UTC()
+	}
+	s.change(r)
+	s.submit(r)
+}
+
+// answer tells again what was decided.
+func (s *Scheduler) answer(r *Row) {
+	id, attempt, g := r.ID, r.Attempt, *r.Grant
+	s.outbox = append(s.outbox, func() { s.listener.Granted(id, attempt, g) })
+	if r.Phase == Leaving {
+		why := evicted(r.For)
+		s.outbox = append(s.outbox, func() { s.listener.Evict(id, attempt, why) })
+	}
+}
+
+func evicted(by queue.JobID) string { return fmt.Sprintf("it makes room for %s", by) }
+
+func (s *Scheduler) ended(id queue.JobID, attempt int, again bool) {
+	r := s.rows[id]
+	if r == nil || r.Attempt != attempt {
+		return
+	}
+	s.charge(r, time.Now().UTC())
+	if !r.declined(time.Now()) {
+		r.Refusals, r.Avoid = 0, nil
+	}
+	if r.Serving && r.Run != nil && !again {
+		// Its instances are counted as they are found, once the cluster was asked.
+		r.Phase = Observed
+		s.change(r)
+		ring(s.stale)
+		return
+	}
+	s.release(r)
+	if !again {
+		s.forget(r)
+		return
+	}
+	r.Phase = Idle
+	s.change(r)
+}
+
+func (s *Scheduler) declined(id queue.JobID, attempt int) {
+	r := s.rows[id]
+	if r == nil || r.Attempt != attempt || r.Grant == nil {
+		return
+	}
+	at := time.Now().UTC()
+	pause := min(avoidFirst<<min(r.Refusals, 10), avoidMost)
+	r.Refusals++
+	if r.Avoid == nil {
+		r.Avoid = map[string]time.Time{}
+	}
+	for _, m := range r.Grant.Members {
+		r.Avoid[m.NodeID] = at.Add(pause)
+	}
+	s.change(r)
+	ring(s.stale)
+}
+
+// declined reports whether Nomad did not take it where it was sent.
+func (r *Row) declined(now time.Time) bool {
+	return r.Grant != nil && slices.ContainsFunc(r.Grant.Members, func(m jobspec.Place) bool { return now.Before(r.Avoid[m.NodeID]) })
+}
+
+// release gives back what a row holds, or takes it out of those that wait.
+func (s *Scheduler) release(r *Row) {
+	if s.state != nil && s.state.Has(r.ID) {
+		s.must(s.state.End(r.ID, time.Now()))
+	}
+	if r.Phase == Leaving {
+		r.Evictions++
+	}
+	delete(s.parked, r.ID)
+	r.Run, r.Grant, r.For = nil, nil, ""
+}
+
+func (s *Scheduler) forget(r *Row) {
+	delete(s.rows, r.ID)
+	delete(s.waits, r.ID)
+	s.changes[r.ID] = true
+}
+
+// pass decides, stores that and tells it. It is false if ctx ended first: then
+// nothing was told.
+func (s *Scheduler) pass(ctx context.Context) bool {
+	s.mu.Lock()
+	letters := s.letters
+	s.letters = nil
+	s.mu.Unlock()
+	for _, f := range letters {
+		f()
+	}
+	now := time.Now().UTC()
+	s.chargeAll(now)
+	if s.reopen && s.cluster != nil {
+		if err := s.open(ctx, now); err != nil {
+			s.config.Logger.Error("making the queue's state: the one before stays", "error", err)
+		}
+	}
+	if s.state != nil {
+		s.decide(now)
+	}
+	if !s.store(ctx) {
+		return false
+	}
+	for _, f := range s.outbox {
+		f()
+	}
+	s.outbox = nil
+	s.explain()
+	return true
+}
+
+// decide plans and applies until there is nothing more to do.
+func (s *Scheduler) decide(now time.Time) {
+	for range maxRounds {
+		p := s.state.Plan(now)
+		if err := s.state.Apply(p, now); err != nil {
+			s.must(err)
+			return
+		}
+		for _, st := range p.Start {
+			s.grant(st, now)
+		}
+		for _, e := range p.Evict {
+			r := s.rows[e.Job]
+			if r == nil || r.Phase != Admitted {
+				continue
+			}
+			r.Phase, r.For, r.Run.Leaving = Leaving, e.For, true
+			s.change(r)
+			id, attempt, why := r.ID, r.Attempt, evicted(e.For)
+			s.outbox = append(s.outbox, func() { s.listener.Evict(id, attempt, why) })
+			s.config.Logger.Info("a task makes room", "task", r.ID, "for", e.For, "lost_gpu_seconds", e.LostSeconds)
+		}
+		if p.Empty() {
+			return
+		}
+	}
+	ring(s.bell)
+}
+
+func (s *Scheduler) grant(st queue.Start, now time.Time) {
+	r := s.rows[st.Job]
+	if r == nil {
+		s.must(fmt.Errorf("job %s was started, and nobody asked for it", st.Job))
+		return
+	}
+	r.Phase = Admitted
+	r.Run = &queue.Run{Started: now, Members: st.Members, Option: st.Option, Place: st.Place}
+	r.Grant = &Grant{Members: s.cluster.members(st), At: now}
+	delete(s.waits, r.ID)
+	s.change(r)
+	id, attempt, g := r.ID, r.Attempt, *r.Grant
+	s.outbox = append(s.outbox, func() { s.listener.Granted(id, attempt, g) })
+}
+
+// store stores what has changed, however often it takes.
+func (s *Scheduler) store(ctx context.Context) bool {
+	memory := s.memory
+	if s.state != nil {
+		memory.Claims, memory.Promises, memory.Served = s.state.Memory()
+	}
+	if len(s.charges) > 0 && !s.insist(ctx, "counting what was used", func() error { return s.config.Workspaces.AddUsage(ctx, s.charges) }) {
+		return false
+	}
+	s.charges = nil
+	if len(s.changes) == 0 && slices.Equal(memory.Claims, s.memory.Claims) && slices.Equal(memory.Promises, s.memory.Promises) {
+		return true
+	}
+	c := Change{Memory: memory}
+	for id := range s.changes {
+		if r := s.rows[id]; r != nil {
+			c.Put = append(c.Put, *r)
+		} else {
+			c.Delete = append(c.Delete, id)
+		}
+	}
+	if !s.insist(ctx, "storing a decision", func() error { return s.config.Store.SaveQueue(ctx, c) }) {
+		return false
+	}
+	s.memory = memory
+	clear(s.changes)
+	return true
+}
+
+// insist does f until it succeeds; false if ctx ended first.
+func (s *Scheduler) insist(ctx context.Context, what string, f func() error) bool {
+	for failures := 0; ; failures++ {
+		err := f()
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		s.config.Logger.Error(what+": trying again", "error", err)
+		if !s.pause(ctx, failures) {
+			return false
+		}
+	}
+}
+
+// maxExplained is for how many jobs the reasons are looked at after each pass;
+// with more waiting, most are not near their start.
+const maxExplained = 5000
+
+// explain tells why tasks wait, where the kind of reason has changed.
+func (s *Scheduler) explain() {
+	n := 0
+	for id, r := range s.rows {
+		if r.Phase != Waiting {
+			continue
+		}
+		if n++; n > maxExplained {
+			return
+		}
+		now := s.reason(r)
+		if before, ok := s.waits[id]; ok && before.code == now.code && (now.code != "" || before.text == now.text) {
+			continue
+		}
+		s.waits[id] = now
+		s.listener.Waits(id, r.Attempt, now.text)
+	}
+}
+
+// reason is why a row waits.
+func (s *Scheduler) reason(r *Row) told {
+	if why, ok := s.parked[r.ID]; ok {
+		return told{text: why}
+	}
+	if s.state == nil {
+		return told{text: "waiting to hear which nodes the cluster has"}
+	}
+	if !s.state.Has(r.ID) {
+		return told{text: "about to be looked at"}
+	}
+	why, err := s.state.Why(r.ID)
+	if err != nil {
+		return told{text: err.Error()}
+	}
+	return told{why.Code, why.String()}
+}
+
+func (s *Scheduler) pause(ctx context.Context, failures int) bool {
+	t := time.NewTimer(s.config.Backoff << min(failures, maxBackoffs))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// follow has the cluster asked whenever it tells of a change.
+func (s *Scheduler) follow(ctx context.Context) {
+	for failures := 0; ctx.Err() == nil; failures++ {
+		err := s.config.Cluster.Changes(ctx, func() { failures = 0; ring(s.stale) })
+		if ctx.Err() != nil {
+			return
+		}
+		s.config.Logger.Warn("following what the cluster has: trying again", "error", err)
+		if !s.pause(ctx, failures) {
+			return
+		}
+		ring(s.stale)
+	}
+}
+
+// refresh asks the cluster for all that it has when that may have changed.
+func (s *Scheduler) refresh(ctx context.Context) {
+	t := time.NewTicker(s.config.RefreshEvery)
+	defer t.Stop()
+	for failures := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		case <-s.stale:
+		}
+		nodes, allocs, err := s.config.Cluster.Inventory(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			s.config.Logger.Warn("asking what the cluster has: trying again", "error", err)
+			if !s.pause(ctx, failures) {
+				return
+			}
+			failures++
+			ring(s.stale)
+			continue
+		}
+		failures = 0
+		s.tell(func() { s.takeIn(nodes, allocs) })
+		settle := time.NewTimer(s.config.Settle)
+		select {
+		case <-ctx.Done():
+			settle.Stop()
+			return
+		case <-settle.C:
+		}
+	}
+}
+
+// takeIn takes in what the cluster has.
+func (s *Scheduler) takeIn(nodes []inventory.Node, allocs []inventory.Alloc) {
+	c := newCluster(nodes, allocs)
+	for _, r := range s.rows {
+		if r.Phase == Observed {
+			s.forget(r)
+			s.reopen = true
+		}
+	}
+	if s.cluster != nil && s.cluster.equal(c) {
+		return
+	}
+	s.cluster, s.reopen = c, true
+}
