@@ -95,7 +95,9 @@ func FromNomad(n *api.Node) Node {
 	slices.Sort(node.Drivers)
 	if r := n.NodeResources; r != nil {
 		node.CPUMHz, node.MemoryMiB = r.Cpu.CpuShares, r.Memory.MemoryMB
-		node.Cores = len(r.Cpu.ReservableCpuCores)
+		if node.Cores = len(r.Cpu.ReservableCpuCores); node.Cores == 0 {
+			node.Cores = int(r.Cpu.TotalCpuCores) // it does not tell which
+		}
 		for _, g := range r.Devices {
 			if g != nil {
 				node.addGroup(g)
