@@ -22,6 +22,7 @@ import (
 
 	"github.com/drover-ml/drover/orchestrator/registry"
 	"github.com/drover-ml/drover/orchestrator/run"
+	"github.com/drover-ml/drover/orchestrator/workspace"
 )
 
 // Runs starts, ends and lists runs. *run.Engine is one.
@@ -60,15 +61,16 @@ type Endpoints interface {
 }
 
 // Config is what the API is made of. Runs, History, Models, Endpoints,
-// Incidents, Queue and Artifacts are required.
+// Incidents, Queue, Workspaces and Artifacts are required.
 type Config struct {
-	Runs      Runs
-	History   History
-	Models    Models
-	Endpoints Endpoints
-	Incidents Incidents
-	Queue     Queue
-	Artifacts Artifacts
+	Runs       Runs
+	History    History
+	Models     Models
+	Endpoints  Endpoints
+	Incidents  Incidents
+	Queue      Queue
+	Workspaces Workspaces
+	Artifacts  Artifacts
 
 	// Tokens that requests must bring one of. Without, the API is open to
 	// whoever reaches it: bind it to a loopback address then, whose requests
@@ -128,6 +130,7 @@ func (s *server) register(mux *http.ServeMux) *huma.OpenAPI {
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""
 	config.RejectUnknownQueryParameters = true
 	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[nomad.Job](), reflect.TypeFor[nomadJob]())
+	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[workspace.Amount](), reflect.TypeFor[amount]())
 	if s.cfg.Tokens != nil {
 		config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
 		config.Security = []map[string][]string{{"token": {}}}
@@ -141,6 +144,7 @@ func (s *server) register(mux *http.ServeMux) *huma.OpenAPI {
 	s.registerArtifacts(api)
 	s.registerIncidents(api)
 	s.registerQueue(api)
+	s.registerWorkspaces(api)
 	return api.OpenAPI()
 }
 
