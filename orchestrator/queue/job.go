@@ -116,12 +116,58 @@ func (e *entry) held() hold {
 // start, neither can the ones behind it.
 type kind struct {
 	key   kindKey
+	need  *need
 	jobs  []*entry              // by age
 	never func() (Reason, bool) // whether and why none of them can ever start
 	// What the last pass found.
 	pass   uint64
 	next   int    // the jobs before it start, or make others leave
 	reason Reason // of those that wait; its code is empty until somebody asks
+}
+
+// need is the kinds of a queue that need the same. If none can start and none can
+// evict, they need not be looked at one by one.
+type need struct {
+	needKey
+	kinds []*kind
+	// quick has the shortest run time, and strong the highest priority.
+	quick, strong *kind
+	// What the last pass found.
+	pass     uint64
+	hopeless bool
+}
+
+type needKey struct {
+	node, min int
+	shape     *shape
+}
+
+func (n *need) add(k *kind) {
+	n.kinds = append(n.kinds, k)
+	n.quick, n.strong = quickest(n.quick, k), strongest(n.strong, k)
+}
+
+func (n *need) remove(k *kind) {
+	i := slices.Index(n.kinds, k)
+	n.kinds = slices.Delete(n.kinds, i, i+1)
+	n.quick, n.strong = nil, nil
+	for _, k := range n.kinds {
+		n.quick, n.strong = quickest(n.quick, k), strongest(n.strong, k)
+	}
+}
+
+func quickest(a, b *kind) *kind {
+	if a == nil || b.key.runTime < a.key.runTime {
+		return b
+	}
+	return a
+}
+
+func strongest(a, b *kind) *kind {
+	if a == nil || b.key.priority > a.key.priority {
+		return b
+	}
+	return a
 }
 
 // shape is all that the place of a job depends on.
@@ -131,10 +177,10 @@ type shape struct {
 }
 
 type kindKey struct {
-	node, priority, min, max int
-	preemptible              bool
-	runTime                  time.Duration
-	shape                    *shape
+	needKey
+	priority, max int
+	preemptible   bool
+	runTime       time.Duration
 }
 
 // older orders jobs by age, and by ID among equals, so that order does not depend
@@ -243,7 +289,7 @@ func (s *State) drop(e *entry) {
 }
 
 func (e *entry) kindKey() kindKey {
-	return kindKey{e.node, e.Priority, e.Min, e.Max, e.Preemptible, e.RunTime, e.shape}
+	return kindKey{needKey{e.node, e.Min, e.shape}, e.Priority, e.Max, e.Preemptible, e.RunTime}
 }
 
 // ends is when it has ended at the latest; false: nobody knows.

@@ -126,15 +126,25 @@ func (p *pass) startNode(i int) {
 		p.startNode(c)
 	}
 	p.order.children[i] = slices.Clone(n.children)
-	held := p.isHeld(i)
-	for _, k := range p.queues[i] {
-		k.pass, k.next, k.reason = p.passes, 0, Reason{}
-		if held {
-			k.reason = p.heldUp(i)
-		}
+	if !n.queue || p.isHeld(i) {
+		return
 	}
-	if !held {
-		p.order.kinds[i] = slices.Clone(p.queues[i])
+	pick := p.closed(n.root) && !n.strict
+	for _, need := range p.queues[i] {
+		if pick && p.passOver(need) {
+			continue
+		}
+		for _, k := range need.kinds {
+			p.touch(k)
+		}
+		p.order.kinds[i] = append(p.order.kinds[i], need.kinds...)
+	}
+}
+
+// touch forgets what an earlier pass found.
+func (p *pass) touch(k *kind) {
+	if k.pass != p.passes {
+		k.pass, k.next, k.reason = p.passes, 0, Reason{}
 	}
 }
 
@@ -146,7 +156,9 @@ func (p *pass) arrange(i int) {
 		p.arrange(c)
 	}
 	if p.closed(n.root) && !n.strict {
-		p.order.kinds[i] = slices.DeleteFunc(p.order.kinds[i], func(k *kind) bool { return p.hopeless(k.jobs[k.next]) })
+		p.order.kinds[i] = slices.DeleteFunc(p.order.kinds[i], func(k *kind) bool {
+			return p.passOver(k.need) || p.hopeless(k.jobs[k.next], k.jobs[k.next])
+		})
 	}
 	heapify(p.order.kinds[i], p.beforeKind)
 	heapify(p.order.children[i], p.beforeNode)

@@ -71,7 +71,7 @@ type pass struct {
 	vainly       map[int]bool      // by queue: evicting does not help
 	reasons      map[*entry]Reason // of jobs with another reason than their kind; as those
 	found        map[ask]found
-	evictable    map[int][]*entry // by queue
+	evictable    map[int]bool // by queue, whether anybody may be asked to leave
 	applied      bool
 }
 
@@ -87,7 +87,7 @@ type found struct {
 func (s *State) Plan(now time.Time) Plan {
 	s.passes++
 	p := &pass{State: s, now: now, reserved: map[int]*shadow{}, walks: map[int]int{}, reasons: map[*entry]Reason{}, gone: map[*entry]bool{}, vainly: map[int]bool{},
-		decidedFirst: map[*entry]bool{}, found: map[ask]found{}, evictable: map[int][]*entry{}}
+		decidedFirst: map[*entry]bool{}, found: map[ask]found{}, evictable: map[int]bool{}}
 	if len(s.leaving) > 0 {
 		p.foresee()
 	}
@@ -136,21 +136,24 @@ func (s *State) Why(id JobID) (Reason, error) {
 	if waits, ok := s.last.decidedFirst[e]; ok && !waits {
 		return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
 	}
-	if k := e.kind; k != nil && k.pass == s.passes {
-		for _, j := range k.jobs[:k.next] {
-			if j == e {
-				return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
-			}
-		}
-		if k.reason.Code == "" {
-			k.reason = s.last.explain(e)
-		}
-		return k.reason, nil
-	}
-	if e.claim {
+	k := e.kind
+	if k == nil { // a claim without a reason
 		return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
 	}
-	return Reason{}, fmt.Errorf("explaining job %q: it came after the last plan", id)
+	if s.last.isHeld(e.node) {
+		return s.last.heldUp(e.node), nil
+	}
+	s.last.touch(k)
+	if slices.Contains(k.jobs[:k.next], e) {
+		return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
+	}
+	if k.reason.Code == "" {
+		k.reason = s.last.explain(e)
+	}
+	if k.reason.Code == "" {
+		return Reason{}, fmt.Errorf("explaining job %q: it may start by the next plan", id)
+	}
+	return k.reason, nil
 }
 
 // explain is what e is short of now that the plan is made.
@@ -201,7 +204,9 @@ func (p *pass) considerClaim(e *entry) {
 // overtaken reports whether e's reservation is another's now: one waits that is
 // before it in its queue.
 func (p *pass) overtaken(e *entry) bool {
-	return slices.ContainsFunc(p.queues[e.node], func(k *kind) bool { return p.first(k.jobs[0], e) })
+	return slices.ContainsFunc(p.queues[e.node], func(n *need) bool {
+		return slices.ContainsFunc(n.kinds, func(k *kind) bool { return p.first(k.jobs[0], e) })
+	})
 }
 
 // borrows reports whether e borrows whatever its option.
@@ -255,10 +260,18 @@ func (p *pass) consider(e *entry) {
 // can neither start nor evict are passed over.
 func (p *pass) closed(root int) bool { return p.reserved[root] != nil || p.walks[root] >= vain }
 
-// hopeless reports whether e can neither start nor evict in this pass: room and
-// quota only become less in it, but for what it evicts itself, which is for the
-// next one to use.
-func (p *pass) hopeless(e *entry) bool {
+// passOver reports whether all of n's are hopeless.
+func (p *pass) passOver(n *need) bool {
+	if n.pass != p.passes {
+		n.pass, n.hopeless = p.passes, p.hopeless(n.quick.jobs[0], n.strong.jobs[0])
+	}
+	return n.hopeless
+}
+
+// hopeless reports whether e can not start in this pass, and strong, which needs
+// the same, not evict: room and quota only become less in it, but for what it
+// evicts itself, which is for the next one to use.
+func (p *pass) hopeless(e, strong *entry) bool {
 	fits := false
 	for _, o := range e.options {
 		if p.ledger.quota(e, o, e.Min) < e.Min {
@@ -280,7 +293,7 @@ func (p *pass) hopeless(e *entry) bool {
 		return true
 	}
 	for _, o := range e.options {
-		if p.mayEvict(e, o) {
+		if p.mayEvict(strong, o) {
 			return false
 		}
 	}
@@ -314,7 +327,7 @@ func (p *pass) waits(e *entry) Reason {
 	return r
 }
 
-// behind is that e would delay a reservation.
+// behind is that e would delay a reservation; empty: it would delay none.
 func (p *pass) behind(e *entry) Reason {
 	var first *shadow
 	for _, sh := range p.shadows {
@@ -326,12 +339,12 @@ func (p *pass) behind(e *entry) Reason {
 			break
 		}
 	}
-	r := Reason{Code: Reserved}
-	if first != nil {
-		r.Subject = string(first.holds[0].ID)
-		if first.at.After(p.now) {
-			r.Until = first.at
-		}
+	if first == nil {
+		return Reason{}
+	}
+	r := Reason{Code: Reserved, Subject: string(first.holds[0].ID)}
+	if first.at.After(p.now) {
+		r.Until = first.at
 	}
 	return r
 }

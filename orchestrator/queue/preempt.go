@@ -148,60 +148,69 @@ func (p *pass) search(e *entry, o *option, all, chosen []*entry, lost float64, b
 	}
 }
 
-// victimsOf are those of queue i who may be asked at all: at first the ones of
-// lowest priority.
-func (p *pass) victimsOf(i int) []*entry {
-	all, ok := p.evictable[i]
-	if ok {
-		return all
-	}
-	for _, v := range p.byNode[i] {
-		if v.Preemptible && !v.Foreign && !v.run.Leaving && v.Evictions < p.policy.MaxEvictions && !v.run.Started.Add(p.policy.MinRunTime).After(p.now) {
-			all = append(all, v)
+// mayLeave reports whether rules allow that v is asked to leave.
+func (p *pass) mayLeave(v *entry) bool {
+	return v.Preemptible && !v.Foreign && !v.run.Leaving && !p.gone[v] && v.Evictions < p.policy.MaxEvictions && !v.run.Started.Add(p.policy.MinRunTime).After(p.now)
+}
+
+// below are the jobs of e's queue of lower priority.
+func (p *pass) below(e *entry) []*entry {
+	all := p.byNode[e.node]
+	i, _ := slices.BinarySearchFunc(all, e.Priority, func(v *entry, priority int) int { return cmp.Compare(v.Priority, priority) })
+	return all[:i]
+}
+
+// lenders are the queues from which e may take back what they borrow.
+func (p *pass) lenders(e *entry, o *option) func(yield func(int) bool) {
+	return func(yield func(int) bool) {
+		l := p.base()
+		if !p.mayReclaim(l, e, o) {
+			return
+		}
+		for _, i := range p.tree.below[p.tree.nodes[e.node].root] {
+			if i != e.node && p.reclaims(l, e, o, i) && p.anyMayLeave(i) && !yield(i) {
+				return
+			}
 		}
 	}
-	slices.SortStableFunc(all, func(a, b *entry) int { return cmp.Compare(a.Priority, b.Priority) })
-	p.evictable[i] = all
-	return all
+}
+
+// anyMayLeave reports whether at the start of the pass anybody of queue i might be
+// asked to leave.
+func (p *pass) anyMayLeave(i int) bool {
+	may, ok := p.evictable[i]
+	if !ok {
+		may = slices.ContainsFunc(p.byNode[i], p.mayLeave)
+		p.evictable[i] = may
+	}
+	return may
 }
 
 // mayEvict reports whether anybody might be asked for e.
 func (p *pass) mayEvict(e *entry, o *option) bool {
-	if own := p.victimsOf(e.node); len(own) > 0 && own[0].Priority < e.Priority {
+	if slices.ContainsFunc(p.below(e), p.mayLeave) {
 		return true
 	}
-	l := p.base()
-	return p.mayReclaim(l, e, o) && slices.ContainsFunc(p.tree.below[p.tree.nodes[e.node].root], func(i int) bool {
-		return i != e.node && len(p.victimsOf(i)) > 0 && p.reclaims(l, e, o, i)
-	})
+	for range p.lenders(e, o) {
+		return true
+	}
+	return false
 }
 
 // candidates are those who may be asked for e, one by one.
-func (p *pass) candidates(e *entry, o *option) []*entry {
-	l := p.base()
-	var all []*entry
-	add := func(v *entry) {
-		if !p.gone[v] && slices.ContainsFunc(v.held().option.parts, func(a part) bool {
-			return slices.ContainsFunc(o.parts, func(b part) bool { return a.flavor == b.flavor })
-		}) {
-			all = append(all, v)
-		}
-	}
-	for _, v := range p.victimsOf(e.node) {
-		if v.Priority >= e.Priority {
-			break
-		}
-		add(v)
-	}
-	if !p.mayReclaim(l, e, o) {
-		return all
-	}
-	for _, i := range p.tree.below[p.tree.nodes[e.node].root] {
-		if i != e.node && len(p.victimsOf(i)) > 0 && p.reclaims(l, e, o, i) {
-			for _, v := range p.victimsOf(i) {
-				add(v)
+func (p *pass) candidates(e *entry, o *option) (all []*entry) {
+	add := func(from []*entry) {
+		for _, v := range from {
+			if p.mayLeave(v) && slices.ContainsFunc(v.held().option.parts, func(a part) bool {
+				return slices.ContainsFunc(o.parts, func(b part) bool { return a.flavor == b.flavor })
+			}) {
+				all = append(all, v)
 			}
 		}
+	}
+	add(p.below(e))
+	for i := range p.lenders(e, o) {
+		add(p.byNode[i])
 	}
 	return all
 }

@@ -67,8 +67,9 @@ type State struct {
 	jobs   map[JobID]*entry
 	kinds  map[kindKey]*kind
 	shapes map[string]*shape
-	queues [][]*kind  // by node
-	byNode [][]*entry // running, by node and ID
+	needs  map[needKey]*need
+	queues [][]*need  // by node
+	byNode [][]*entry // running, by node, priority and ID
 	byEnd  []*entry   // running, by end and ID
 	claims []*entry
 	// promises are those with a reservation in the plan that was applied last.
@@ -99,7 +100,7 @@ func Open(snap Snapshot, places Places) (*State, error) {
 		policy: *p, tree: t, ledger: &ledger{t, t.newUsage(), places.Clone()}, empty: places.Clone(),
 		source: Snapshot{Policy: *p, Cohorts: snap.Cohorts, Queues: snap.Queues},
 		jobs:   map[JobID]*entry{}, kinds: map[kindKey]*kind{}, shapes: map[string]*shape{},
-		queues: make([][]*kind, len(t.nodes)), byNode: make([][]*entry, len(t.nodes)),
+		needs: map[needKey]*need{}, queues: make([][]*need, len(t.nodes)), byNode: make([][]*entry, len(t.nodes)),
 		served: make([]Served, len(t.nodes)*len(t.flavors)),
 	}
 	for _, r := range snap.Running {
@@ -301,7 +302,7 @@ func (s *State) stop(e *entry, now time.Time) {
 	}
 	s.fold(e.node, now)
 	s.ledger.release(e.held())
-	remove(&s.byNode[e.node], e, byID)
+	remove(&s.byNode[e.node], e, byPriority)
 	remove(&s.byEnd, e, byEnd)
 	s.leaving = slices.DeleteFunc(s.leaving, func(l *entry) bool { return l == e })
 	e.run = nil
@@ -313,7 +314,7 @@ func (s *State) run(e *entry, r Run) {
 		s.leaving = append(s.leaving, e)
 	}
 	s.ledger.take(e.held())
-	insert(&s.byNode[e.node], e, byID)
+	insert(&s.byNode[e.node], e, byPriority)
 	insert(&s.byEnd, e, byEnd)
 }
 
@@ -323,7 +324,13 @@ func (s *State) wait(e *entry) {
 	if k == nil {
 		k = &kind{key: key, never: sync.OnceValues(func() (Reason, bool) { return s.tooLarge(e) })}
 		s.kinds[key] = k
-		s.queues[e.node] = append(s.queues[e.node], k)
+		k.need = s.needs[key.needKey]
+		if k.need == nil {
+			k.need = &need{needKey: key.needKey}
+			s.needs[key.needKey] = k.need
+			s.queues[e.node] = append(s.queues[e.node], k.need)
+		}
+		k.need.add(k)
 	}
 	e.kind = k
 	insert(&k.jobs, e, older)
@@ -350,7 +357,10 @@ func (s *State) forget(e *entry) {
 	remove(&k.jobs, e, older)
 	if len(k.jobs) == 0 {
 		delete(s.kinds, k.key)
-		s.queues[e.node] = slices.DeleteFunc(s.queues[e.node], func(o *kind) bool { return o == k })
+		if k.need.remove(k); len(k.need.kinds) == 0 {
+			delete(s.needs, k.need.needKey)
+			s.queues[e.node] = slices.DeleteFunc(s.queues[e.node], func(n *need) bool { return n == k.need })
+		}
 	}
 }
 
@@ -383,7 +393,9 @@ func (s *State) mean(at int, now time.Time) float64 {
 	return used + (h.Mean-used)*math.Exp2(-past/s.policy.HalfLife.Seconds())
 }
 
-func byID(a, b *entry) int { return cmp.Compare(a.ID, b.ID) }
+func byPriority(a, b *entry) int {
+	return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.ID, b.ID))
+}
 
 // byEnd orders running jobs by when they have ended; those of which nobody knows
 // come last.
