@@ -12,7 +12,7 @@ import (
 
 // Workspaces is who may use how much of the cluster. *workspace.Service is one.
 type Workspaces interface {
-	Current() (workspace.Stored, <-chan struct{})
+	Current() workspace.Stored
 	Status(ctx context.Context, name string) (workspace.Status, error)
 	Plan(ctx context.Context, d workspace.Definitions) (workspace.Plan, error)
 	Apply(ctx context.Context, d workspace.Definitions, version int64, by string) (workspace.Plan, error)
@@ -52,8 +52,7 @@ func (s *server) registerWorkspaces(api huma.API) {
 		Summary:     "Get the definitions of all workspaces, cohorts, flavors and priority classes",
 		Description: "Version 0 means that nothing was ever declared: workspaces have no limits then.",
 	}, func(context.Context, *struct{}) (*struct{ Body workspace.Stored }, error) {
-		current, _ := s.cfg.Workspaces.Current()
-		return &struct{ Body workspace.Stored }{current}, nil
+		return &struct{ Body workspace.Stored }{s.cfg.Workspaces.Current()}, nil
 	})
 	huma.Register(api, huma.Operation{
 		OperationID: "put-workspaces", Method: http.MethodPut, Path: "/v1/workspaces", Tags: []string{"workspaces"},

@@ -85,11 +85,22 @@ func Open(ctx context.Context, store Store, now func() time.Time) (*Service, err
 	return &Service{store: store, now: now, current: current, changed: make(chan struct{})}, nil
 }
 
-// Current is what is declared, and a channel that is closed once that changes.
-func (s *Service) Current() (Stored, <-chan struct{}) {
+// Current is what is declared.
+func (s *Service) Current() Stored {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.current, s.changed
+	return s.current
+}
+
+// Definitions are those that are declared.
+func (s *Service) Definitions() Definitions { return s.Current().Definitions }
+
+// Changed is closed once what is declared is no longer what it was when Changed
+// was called: call it first, and then Definitions.
+func (s *Service) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
 }
 
 // SetUsing says who knows what is in use.
@@ -105,7 +116,7 @@ func (s *Service) Plan(_ context.Context, d Definitions) (Plan, error) {
 	if wrong(problems) {
 		return Plan{}, &InvalidError{problems}
 	}
-	current, _ := s.Current()
+	current := s.Current()
 	return Plan{Version: current.Version, Changes: Diff(current.Definitions, d)}, nil
 }
 
@@ -149,15 +160,15 @@ func (s *Service) AddUsage(ctx context.Context, charges []Charge) error {
 	return s.store.AddUsage(ctx, charges)
 }
 
-// Usage is what was used on each day, from that of since on.
-func (s *Service) Usage(ctx context.Context, since time.Time) ([]Use, error) {
+// Used is what was used on each day, from that of since on.
+func (s *Service) Used(ctx context.Context, since time.Time) ([]Use, error) {
 	return s.store.Usage(ctx, since)
 }
 
 // Delete removes a workspace's definition. What runs in it goes on, as work of a
 // workspace that nobody declares.
 func (s *Service) Delete(ctx context.Context, name, by string) (Plan, error) {
-	current, _ := s.Current()
+	current := s.Current()
 	d, err := current.Definitions.Without(name)
 	if err != nil {
 		return Plan{}, err
