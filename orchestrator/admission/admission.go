@@ -116,11 +116,13 @@ type Change struct {
 
 // Workspaces are who may use how much. *workspace.Service has them.
 type Workspaces interface {
-	// Current is what is declared, and a channel that is closed when that changes.
-	Current() (workspace.Stored, <-chan struct{})
+	Definitions() workspace.Definitions
+	// Changed is closed when the definitions change. Get it before them.
+	Changed() <-chan struct{}
 	// AddUsage counts what was used, what was counted before once.
 	AddUsage(ctx context.Context, charges []workspace.Charge) error
-	Usage(ctx context.Context, since time.Time) ([]workspace.Use, error)
+	// Used is what was used since a time.
+	Used(ctx context.Context, since time.Time) ([]workspace.Use, error)
 }
 
 // Store keeps the rows.

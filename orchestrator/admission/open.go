@@ -73,8 +73,7 @@ func flavors(d workspace.Definitions) []inventory.Flavor {
 // open makes the state anew: of the rows, of what the definitions say now, and
 // of what the cluster has.
 func (s *Scheduler) open(ctx context.Context, now time.Time) error {
-	stored, _ := s.config.Workspaces.Current()
-	d := stored.Definitions
+	d := s.config.Workspaces.Definitions()
 	fleet, err := inventory.New(s.cluster.nodes, flavors(d))
 	if err != nil {
 		return fmt.Errorf("taking in the cluster's nodes: %w", err)
@@ -117,7 +116,7 @@ type option struct {
 }
 
 func (o *opening) snapshot(ctx context.Context) (queue.Snapshot, error) {
-	used, err := o.s.config.Workspaces.Usage(ctx, o.d.UsedSince(o.now))
+	used, err := o.s.config.Workspaces.Used(ctx, o.d.UsedSince(o.now))
 	if err != nil {
 		return queue.Snapshot{}, err
 	}

@@ -118,7 +118,7 @@ func (s *Scheduler) Run(ctx context.Context, l Listener) {
 	wg.Go(func() { s.follow(ctx) })
 	wg.Go(func() { s.refresh(ctx) })
 	ring(s.stale)
-	_, changed := s.config.Workspaces.Current()
+	changed := s.config.Workspaces.Changed()
 	timer := time.NewTicker(tick)
 	defer timer.Stop()
 	for {
@@ -127,7 +127,7 @@ func (s *Scheduler) Run(ctx context.Context, l Listener) {
 			return
 		case <-s.bell:
 		case <-changed:
-			_, changed = s.config.Workspaces.Current()
+			changed = s.config.Workspaces.Changed()
 			s.reopen = true
 		case <-timer.C:
 			if !s.timeMatters() {

@@ -97,7 +97,7 @@ func (s *Scheduler) freeze(ctx context.Context) (*frozen, error) {
 	f := &frozen{parked: map[queue.JobID]string{}}
 	err := s.do(ctx, func() error {
 		if s.state == nil {
-			return problem.New(problem.Unavailable, "the cluster has not told yet which nodes it has: try again in a moment")
+			return notYet()
 		}
 		f.at = time.Now().UTC()
 		f.snap, f.places = s.state.Snapshot(), s.cluster.fleet.Clone()
@@ -253,6 +253,32 @@ func (f *frozen) look() (View, error) {
 		}
 	}
 	return f.view, nil
+}
+
+// Using is what is in use now, by queue.
+func (s *Scheduler) Using(ctx context.Context) (map[queue.QueueID]queue.Resources, error) {
+	using := map[queue.QueueID]queue.Resources{}
+	err := s.do(ctx, func() error {
+		if s.state == nil {
+			return notYet()
+		}
+		for _, r := range s.state.Snapshot().Running {
+			sum := using[r.Queue]
+			if sum == nil {
+				sum = queue.Resources{}
+				using[r.Queue] = sum
+			}
+			for f, a := range r.Job.Option(r.Run.Option) {
+				sum[f] += a * queue.Amount(r.Run.Members)
+			}
+		}
+		return nil
+	})
+	return using, err
+}
+
+func notYet() error {
+	return problem.New(problem.Unavailable, "the cluster has not told yet which nodes it has: try again in a moment")
 }
 
 // NeverError is why a task can never start.

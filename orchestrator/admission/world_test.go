@@ -244,23 +244,28 @@ func (c *fakeCluster) change(f func()) {
 
 // fakeWorkspaces is what a test declares.
 type fakeWorkspaces struct {
-	mu      sync.Mutex
-	stored  workspace.Stored
-	changed chan struct{}
-	charges []workspace.Charge
+	mu          sync.Mutex
+	definitions workspace.Definitions
+	changed     chan struct{}
+	charges     []workspace.Charge
 }
 
-func (f *fakeWorkspaces) Current() (workspace.Stored, <-chan struct{}) {
+func (f *fakeWorkspaces) Definitions() workspace.Definitions {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.stored, f.changed
+	return f.definitions
+}
+
+func (f *fakeWorkspaces) Changed() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
 }
 
 func (f *fakeWorkspaces) declare(d workspace.Definitions) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.stored.Version++
-	f.stored.Definitions = d
+	f.definitions = d
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
@@ -272,7 +277,7 @@ func (f *fakeWorkspaces) AddUsage(_ context.Context, charges []workspace.Charge)
 	return nil
 }
 
-func (f *fakeWorkspaces) Usage(context.Context, time.Time) ([]workspace.Use, error) { return nil, nil }
+func (f *fakeWorkspaces) Used(context.Context, time.Time) ([]workspace.Use, error) { return nil, nil }
 
 // foreign is an allocation of somebody else.
 func foreign(id, node string, devices ...string) inventory.Alloc {

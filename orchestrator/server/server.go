@@ -111,6 +111,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.queue = admission.New(admission.Config{
 		Store: s.db, Cluster: cluster.NewInventory(client), Workspaces: s.workspaces, Logger: cfg.Logger,
 	})
+	s.workspaces.SetUsing(s.queue.Using)
 	s.engine = run.New(run.Config{
 		Store: newMeasured(s.db, metrics), Cluster: cluster.New(client), Artifacts: s.artifacts, Queue: s.queue, JobCluster: jobs, Logger: cfg.Logger,
 	})
@@ -149,7 +150,7 @@ func (s *Server) startAPI(ctx context.Context, metrics *prometheus.Registry) (er
 		gatewayURL = s.gateway.url()
 	}
 	handler := api.New(api.Config{
-		Runs: s.engine, History: s.engine, Models: s.engine.Registry(), Endpoints: s.engine, Incidents: s.engine, Queue: s.queue, Artifacts: s.artifacts,
+		Runs: s.engine, History: s.engine, Models: s.engine.Registry(), Endpoints: s.engine, Incidents: s.engine, Queue: s.queue, Workspaces: s.workspaces, Artifacts: s.artifacts,
 		Tokens: s.cfg.Tokens, Gateway: gatewayURL, Version: version.Version, Metrics: metrics, Logger: s.cfg.Logger,
 	})
 	s.api, err = serveHTTP(ctx, s.group, s.cfg.Listen, handler)
