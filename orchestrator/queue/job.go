@@ -142,6 +142,8 @@ type needKey struct {
 	shape     *shape
 }
 
+func needOf(e *entry) needKey { return needKey{e.node, e.Min, e.shape} }
+
 func (n *need) add(k *kind) {
 	n.kinds = append(n.kinds, k)
 	n.quick, n.strong = quickest(n.quick, k), strongest(n.strong, k)
@@ -289,7 +291,7 @@ func (s *State) drop(e *entry) {
 }
 
 func (e *entry) kindKey() kindKey {
-	return kindKey{needKey{e.node, e.Min, e.shape}, e.Priority, e.Max, e.Preemptible, e.RunTime}
+	return kindKey{needOf(e), e.Priority, e.Max, e.Preemptible, e.RunTime}
 }
 
 // ends is when it has ended at the latest; false: nobody knows.

@@ -68,7 +68,8 @@ type pass struct {
 	// decidedFirst are those with a reservation, decided on before the order; true:
 	// they wait.
 	decidedFirst map[*entry]bool
-	vainly       map[int]bool      // by queue: evicting does not help
+	vainly       map[int]bool      // by queue: rules do not allow to evict enough
+	inVain       map[needKey]bool  // evicting would delay a reservation
 	reasons      map[*entry]Reason // of jobs with another reason than their kind; as those
 	found        map[ask]found
 	evictable    map[int]bool // by queue, whether anybody may be asked to leave
@@ -86,7 +87,7 @@ type found struct {
 // of the last plan, until something is applied.
 func (s *State) Plan(now time.Time) Plan {
 	s.passes++
-	p := &pass{State: s, now: now, reserved: map[int]*shadow{}, walks: map[int]int{}, reasons: map[*entry]Reason{}, gone: map[*entry]bool{}, vainly: map[int]bool{},
+	p := &pass{State: s, now: now, reserved: map[int]*shadow{}, walks: map[int]int{}, reasons: map[*entry]Reason{}, gone: map[*entry]bool{}, vainly: map[int]bool{}, inVain: map[needKey]bool{},
 		decidedFirst: map[*entry]bool{}, found: map[ask]found{}, evictable: map[int]bool{}}
 	if len(s.leaving) > 0 {
 		p.foresee()
@@ -289,7 +290,7 @@ func (p *pass) hopeless(e, strong *entry) bool {
 	if fits {
 		return true // it waits for a reservation, not for room
 	}
-	if p.vainly[e.node] {
+	if p.vainly[e.node] || p.inVain[needOf(e)] {
 		return true
 	}
 	for _, o := range e.options {
@@ -434,12 +435,25 @@ func (p *pass) admit(h hold) (late []*shadow, ok bool) {
 	if slices.ContainsFunc(p.shadows, func(sh *shadow) bool { return p.refuses(sh, h.entry, h.option, h.ask()) }) {
 		return nil, false // which costs little to know
 	}
-	return p.takeIn(h, p.shadows)
+	return p.takeIn(h, nil)
 }
 
-func (p *pass) takeIn(h hold, shadows []*shadow) (late []*shadow, ok bool) {
+// takeIn takes h in all shadows that it reaches into, once victims are gone from
+// them; or in none.
+func (p *pass) takeIn(h hold, victims []*entry) (late []*shadow, ok bool) {
 	var undo []func()
-	for _, sh := range shadows {
+	own := p.reserved[p.tree.nodes[h.node].root] // the likeliest to refuse
+	for i := range len(p.shadows) + 1 {
+		sh := own
+		if i > 0 {
+			sh = p.shadows[i-1]
+		}
+		if sh == nil || i > 0 && sh == own || len(victims) > 0 && sh == p.after {
+			continue
+		}
+		if len(victims) > 0 {
+			undo = append(undo, sh.remove(victims))
+		}
 		if !sh.binds(h.entry, p.now) {
 			continue
 		}
@@ -450,7 +464,7 @@ func (p *pass) takeIn(h hold, shadows []*shadow) (late []*shadow, ok bool) {
 		case p.yields(sh, h.entry, h.option):
 			late = append(late, sh)
 		default:
-			for _, u := range undo {
+			for _, u := range slices.Backward(undo) {
 				u()
 			}
 			return nil, false

@@ -12,7 +12,7 @@ func (p *pass) evict(e *entry) bool {
 	if p.fits(e) {
 		return false // it waits for a reservation, not for room
 	}
-	if p.vainly[e.node] {
+	if p.vainly[e.node] || p.inVain[needOf(e)] {
 		return false
 	}
 	asked := false
@@ -42,8 +42,9 @@ func (p *pass) clear(e *entry, o *option, victims []*entry) bool {
 		h, _ := l.first(e, []*option{o})
 		return h
 	})
-	late, ok := p.spared(h, victims)
+	late, ok := p.takeIn(h, victims)
 	if !ok {
+		p.inVain[needOf(e)] = true
 		return false
 	}
 	after := p.foresee()
@@ -74,35 +75,20 @@ func (p *pass) without(l *ledger, jobs []*entry, do func(*ledger) hold) hold {
 	return h
 }
 
-// spared takes h in all reservations, from which victims are gone. It is not ok if
-// one would be delayed that does not give way; then all stay as they were.
-func (p *pass) spared(h hold, victims []*entry) (late []*shadow, ok bool) {
-	var touched []*shadow
-	move := func(sh *shadow, give bool) {
-		for _, v := range victims {
-			if end, known := v.ends(); known && !end.After(sh.at) {
-				continue // it is gone by then anyway
-			}
-			if give {
-				sh.release(v.held())
-			} else {
-				sh.take(v.held())
-			}
+// remove takes from a shadow what victims would still hold then.
+func (sh *shadow) remove(victims []*entry) (undo func()) {
+	var held []hold
+	for _, v := range victims {
+		if end, known := v.ends(); !known || end.After(sh.at) {
+			held = append(held, v.held())
+			sh.release(v.held())
 		}
 	}
-	for _, sh := range p.shadows {
-		if sh != p.after {
-			move(sh, true)
-			touched = append(touched, sh)
+	return func() {
+		for _, h := range held {
+			sh.take(h)
 		}
 	}
-	late, ok = p.takeIn(h, touched)
-	if !ok {
-		for _, sh := range touched {
-			move(sh, false)
-		}
-	}
-	return late, ok
 }
 
 // fewCandidates is up to how many all ways to choose victims are compared.
