@@ -102,47 +102,47 @@ func (f *Fleet) Find(j *queue.Job, option, most int) (queue.Place, int) {
 type share struct{ node, members int }
 
 // domain picks where members go that fit in the fleet: the smallest domain with
-// room for all, of those the one with least room. If a level is required and has
-// no such domain, it is the one with room for most.
+// room for all, of those the one with least room. If a level is required and no
+// domain up to it has, it is the one with room for most.
 func (f *Fleet) domain(t *table, members int) []share {
 	limit := Level("")
-	if t.need.ask.Topology.Required {
+	if t.need.ask.Topology.Required && !t.need.island {
 		limit = t.need.ask.Topology.Level
 	}
 	if n, ok := t.host(0, len(f.nodes), members); ok {
 		return []share{{n, members}}
 	}
+	roomiest := t.roomiest(len(f.nodes))
+	most := t.members(roomiest)
+	largest := []share{{roomiest, most}}
 	if limit == Host {
-		n := t.roomiest(len(f.nodes))
-		return []share{{n, t.members(n)}}
+		return largest
 	}
 	for _, level := range []struct {
 		Level
 		domains []domain
 		room    []int
 	}{{Rack, f.racks, t.racks}, {Block, f.blocks, t.blocks}} {
-		at, largest := -1, -1
+		at, larger := -1, -1
 		for i, d := range level.domains {
-			if d.name == "" || level.room[i] == 0 {
-				continue
-			}
-			if level.room[i] >= members && (at < 0 || level.room[i] < level.room[at]) {
+			switch room := level.room[i]; {
+			case d.name == "":
+			case room >= members && (at < 0 || room < level.room[at]):
 				at = i
-			}
-			if largest < 0 || level.room[i] > level.room[largest] {
-				largest = i
+			case room > most:
+				larger, most = i, room
 			}
 		}
-		if at < 0 && limit == level.Level {
-			// Nodes of no domain are one each.
-			n := t.roomiest(len(f.nodes))
-			if largest < 0 || t.members(n) > level.room[largest] {
-				return []share{{n, t.members(n)}}
-			}
-			at, members = largest, level.room[largest]
-		}
-		if at >= 0 {
+		switch {
+		case at >= 0:
 			return f.fill(t, level.Level, level.domains[at], members)
+		case limit == "":
+			continue
+		case larger >= 0:
+			largest = f.fill(t, level.Level, level.domains[larger], most)
+		}
+		if limit == level.Level {
+			return largest
 		}
 	}
 	return f.fill(t, "", domain{to: len(f.nodes), racks: [2]int{0, len(f.blocks)}}, members)

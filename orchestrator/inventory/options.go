@@ -130,23 +130,26 @@ func (f *Fleet) Most(a Ask) int {
 			racks[n.inRack] += fit
 			blocks[n.inBlock] += fit
 		}
-		switch largest := func(domains []domain, room []int) int {
-			best := host // nodes without a domain are one each
-			for i, d := range domains {
-				if d.name != "" {
-					best = max(best, room[i])
-				}
-			}
-			return best
-		}; {
-		case !a.Topology.Required || a.Topology.Level == Island:
+		if !a.Topology.Required || a.Topology.Level == Island {
 			most = max(most, total)
-		case a.Topology.Level == Host:
-			most = max(most, host)
-		case a.Topology.Level == Rack:
+			continue
+		}
+		most = max(most, host)
+		if a.Topology.Level != Host {
 			most = max(most, largest(f.racks, racks))
-		default:
+		}
+		if a.Topology.Level == Block {
 			most = max(most, largest(f.blocks, blocks))
+		}
+	}
+	return most
+}
+
+// largest is the most room of a domain with a name.
+func largest(domains []domain, room []int) (most int) {
+	for i, d := range domains {
+		if d.name != "" {
+			most = max(most, room[i])
 		}
 	}
 	return most
