@@ -82,13 +82,16 @@ func (s *Scheduler) open(ctx context.Context, now time.Time) error {
 		s.memory.Claims, s.memory.Promises, s.memory.Served = s.state.Memory()
 	}
 	o := opening{s: s, d: d, fleet: fleet, now: now, options: map[string]option{}, parked: map[queue.JobID]string{}}
-	snap, err := o.snapshot(ctx)
+	snap, err := o.snapshot(ctx, s.rows)
 	if err != nil {
 		return err
 	}
 	state, err := queue.Open(snap, fleet)
 	if err != nil {
 		return err
+	}
+	for _, j := range snap.Waiting {
+		s.rows[j.ID].Job = j
 	}
 	s.definitions, s.cluster.fleet, s.state, s.parked, s.next, s.reopen = d, fleet, state, o.parked, o.next, false
 	return nil
@@ -115,7 +118,7 @@ type option struct {
 	err  error
 }
 
-func (o *opening) snapshot(ctx context.Context) (queue.Snapshot, error) {
+func (o *opening) snapshot(ctx context.Context, rows map[queue.JobID]*Row) (queue.Snapshot, error) {
 	used, err := o.s.config.Workspaces.Used(ctx, o.d.UsedSince(o.now))
 	if err != nil {
 		return queue.Snapshot{}, err
@@ -123,8 +126,8 @@ func (o *opening) snapshot(ctx context.Context) (queue.Snapshot, error) {
 	o.seen = map[string]bool{}
 	ours := map[string]bool{} // Nomad jobs
 	waiting := map[queue.JobID]bool{}
-	for _, id := range slices.Sorted(maps.Keys(o.s.rows)) {
-		r := o.s.rows[id]
+	for _, id := range slices.Sorted(maps.Keys(rows)) {
+		r := rows[id]
 		switch r.Phase {
 		case Waiting:
 			if j, err := o.job(r); err != nil {
@@ -192,12 +195,11 @@ func (o *opening) job(r *Row) (queue.Job, error) {
 	if err != nil {
 		return queue.Job{}, err
 	}
-	r.Job = queue.Job{
+	return queue.Job{
 		ID: r.ID, Queue: o.d.QueueFor(r.Workspace, r.Serving), Submitted: r.Submitted, Queued: r.Queued,
 		Priority: priority, Preemptible: r.Preemptible && o.d.Preemptible(r.Workspace),
 		Each: opt.each, Or: opt.or, Shape: shape, Min: r.Min, Max: r.Max, RunTime: r.RunTime, Evictions: r.Evictions,
-	}
-	return r.Job, nil
+	}, nil
 }
 
 // priorityOf is a request's priority: that of its class, or of the class of work
@@ -258,5 +260,7 @@ func (s *Scheduler) submit(r *Row) {
 	}
 	if err := s.state.Submit(j); err != nil {
 		s.parked[r.ID] = err.Error()
+		return
 	}
+	r.Job = j
 }

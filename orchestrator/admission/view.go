@@ -90,41 +90,54 @@ type frozen struct {
 	places queue.Places
 	at     time.Time
 	view   View
-	parked map[queue.JobID]string
+	names  func(queue.Place) []string
 }
 
 func (s *Scheduler) freeze(ctx context.Context) (*frozen, error) {
-	f := &frozen{parked: map[queue.JobID]string{}}
+	f := &frozen{}
 	err := s.do(ctx, func() error {
 		if s.state == nil {
 			return notYet()
 		}
 		f.at = time.Now().UTC()
 		f.snap, f.places = s.state.Snapshot(), s.cluster.fleet.Clone()
-		f.view = View{At: f.at, Entries: []Entry{}}
-		for _, r := range f.snap.Running {
-			f.view.Entries = append(f.view.Entries, s.runningEntry(r))
-		}
-		for _, j := range f.snap.Waiting {
-			why := s.reasonOf(j.ID)
-			e := entryOf(j, j.Min, 0)
-			e.State, e.Reason = "waiting", &why
-			if r := s.rows[j.ID]; r != nil {
-				e.Workspace = r.Workspace
+		f.view, f.names = s.view(f.snap, f.at), s.cluster.nodeNames
+		for i := range f.view.Entries {
+			if e := &f.view.Entries[i]; e.State == "waiting" {
+				why := s.reasonOf(e.Task)
+				e.Reason = &why
 			}
-			f.view.Entries = append(f.view.Entries, e)
 		}
 		for id, why := range s.parked {
-			f.parked[id] = why
-			r := s.rows[id]
-			f.view.Entries = append(f.view.Entries, Entry{
-				Task: id, Workspace: r.Workspace, Queue: s.definitions.QueueFor(r.Workspace, r.Serving), State: "waiting", Priority: r.Priority,
-				Members: r.Min, Needs: Resources{}, Submitted: r.Submitted, Evictions: r.Evictions, Reason: &Reason{Code: NoNode, Text: why},
-			})
+			f.view.Entries = append(f.view.Entries, s.parkedEntry(s.rows[id], why))
 		}
 		return nil
 	})
 	return f, err
+}
+
+// view is a snapshot without reasons.
+func (s *Scheduler) view(snap queue.Snapshot, at time.Time) View {
+	v := View{At: at, Entries: []Entry{}}
+	for _, r := range snap.Running {
+		v.Entries = append(v.Entries, s.runningEntry(r))
+	}
+	for _, j := range snap.Waiting {
+		e := entryOf(j, j.Min, 0)
+		e.State = "waiting"
+		if r := s.rows[j.ID]; r != nil {
+			e.Workspace = r.Workspace
+		}
+		v.Entries = append(v.Entries, e)
+	}
+	return v
+}
+
+func (s *Scheduler) parkedEntry(r *Row, why string) Entry {
+	return Entry{
+		Task: r.ID, Workspace: r.Workspace, Queue: s.definitions.QueueFor(r.Workspace, r.Serving), State: "waiting", Priority: r.Priority,
+		Members: r.Min, Needs: Resources{}, Submitted: r.Submitted, Evictions: r.Evictions, Reason: &Reason{Code: NoNode, Text: why},
+	}
 }
 
 func entryOf(j queue.Job, members, option int) Entry {
@@ -151,18 +164,18 @@ func (s *Scheduler) runningEntry(r queue.Running) Entry {
 	if r.Run.Leaving {
 		e.State = "leaving"
 	}
-	e.Nodes, e.Devices = s.nodeNames(r.Run.Place), nil
+	e.Nodes, e.Devices = s.cluster.nodeNames(r.Run.Place), nil
 	for _, spot := range r.Run.Place {
 		e.Devices = append(e.Devices, spot.Devices...)
 	}
 	return e
 }
 
-func (s *Scheduler) nodeNames(p queue.Place) []string {
+func (c *cluster) nodeNames(p queue.Place) []string {
 	var names []string
 	for _, spot := range p {
 		name := string(spot.Node)
-		if n := s.cluster.byID[spot.Node]; n != nil {
+		if n := c.byID[spot.Node]; n != nil {
 			name = n.Name
 		}
 		names = append(names, name)
@@ -223,9 +236,7 @@ func (f *frozen) look() (View, error) {
 			continue
 		}
 		e.Expected, e.Position = &st.At, st.Order
-		for _, spot := range st.Place {
-			e.OnNodes = append(e.OnNodes, string(spot.Node))
-		}
+		e.OnNodes = f.names(st.Place)
 		for _, v := range st.Evicts {
 			e.Evicts = append(e.Evicts, Victim{v.Job, v.LostSeconds})
 		}
