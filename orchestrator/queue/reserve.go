@@ -135,42 +135,99 @@ func (p *pass) reserve(e *entry) *shadow {
 	if sh.firm = len(own) > 0; sh.firm {
 		options = own
 	}
-	end := func(h hold) time.Time { return p.now.Add(h.RunTime) }
-	started := slices.SortedStableFunc(slices.Values(p.started), func(a, b hold) int { return end(a).Compare(end(b)) })
-	running := p.byEnd
-	for len(running)+len(started) > 0 {
-		if len(running) > 0 && (running[0].run.Leaving || p.gone[running[0]]) {
-			running = running[1:]
-			continue
+	h, at, ok := p.earliest(sh.ledger, e, options)
+	if !ok {
+		p.walks[root]++
+		return nil
+	}
+	sh.at = at
+	if at.Before(p.now) {
+		sh.at = p.now // it is overdue, and may end at any moment
+	}
+	sh.hold(h)
+	p.reserved[root] = sh
+	p.shadows = append(p.shadows, sh)
+	p.plan.Reserve = append(p.plan.Reserve, Reservation{e.ID, sh.at, sh.firm})
+	return sh
+}
+
+// earliest is when e starts at the latest, with one of options, and where. Jobs that
+// have ended by then are gone from l. It looks after 1, 2, 4 and so on ends, and
+// goes back by halves: room and quota only become more.
+func (p *pass) earliest(l *ledger, e *entry, options []*option) (h hold, at time.Time, ok bool) {
+	next := p.endings()
+	var ends []ending
+	gone, before := 0, 0 // before: of so many ends it is known that they are not enough
+	move := func(to int) {
+		for ; gone < to; gone++ {
+			l.release(ends[gone].hold)
 		}
-		var h hold
-		at, known := time.Time{}, false
-		if len(running) > 0 {
-			at, known = running[0].ends()
-		}
-		if len(started) > 0 && (!known || end(started[0]).Before(at)) {
-			h, at, known = started[0], end(started[0]), true
-			started = started[1:]
-		} else if known {
-			h = running[0].held()
-			running = running[1:]
-		}
-		if !known {
-			break
-		}
-		sh.release(h)
-		if h, ok := sh.first(e, options); ok {
-			sh.at = at
-			if at.Before(p.now) {
-				sh.at = p.now // it is overdue, and may end at any moment
-			}
-			sh.hold(h)
-			p.reserved[root] = sh
-			p.shadows = append(p.shadows, sh)
-			p.plan.Reserve = append(p.plan.Reserve, Reservation{e.ID, sh.at, sh.firm})
-			return sh
+		for ; gone > to; gone-- {
+			l.take(ends[gone-1].hold)
 		}
 	}
-	p.walks[root]++
-	return nil
+	for more := true; more && !ok; {
+		for n := 2*before + 1; len(ends) < n; {
+			var one ending
+			if one, more = next(); !more {
+				break
+			}
+			ends = append(ends, one)
+		}
+		if len(ends) == before {
+			return hold{}, time.Time{}, false
+		}
+		move(len(ends))
+		if h, ok = l.first(e, options); !ok {
+			before = gone
+		}
+	}
+	if !ok {
+		return hold{}, time.Time{}, false
+	}
+	enough := gone
+	for before+1 < enough {
+		move((before + enough) / 2)
+		if there, fits := l.first(e, options); fits {
+			h, enough = there, gone
+		} else {
+			before = gone
+		}
+	}
+	move(enough)
+	return h, ends[enough-1].at, true
+}
+
+// ending is what is given back when a job ends.
+type ending struct {
+	hold
+	at time.Time
+}
+
+// endings are those of jobs that run or start now, by declared run times, one
+// after the other. Those of which nobody knows are not among them.
+func (p *pass) endings() func() (ending, bool) {
+	var started []ending
+	for _, h := range p.started {
+		started = append(started, ending{h, p.now.Add(h.RunTime)})
+	}
+	slices.SortStableFunc(started, func(a, b ending) int { return a.at.Compare(b.at) })
+	running := p.byEnd
+	return func() (first ending, ok bool) {
+		for len(running) > 0 && (running[0].run.Leaving || p.gone[running[0]]) {
+			running = running[1:]
+		}
+		if len(running) > 0 {
+			if at, known := running[0].ends(); known {
+				first, ok = ending{running[0].held(), at}, true
+			}
+		}
+		if len(started) > 0 && (!ok || started[0].at.Before(first.at)) {
+			first, ok = started[0], true
+			started = started[1:]
+		} else if ok {
+			running = running[1:]
+		}
+		return first, ok
+	}
 }
