@@ -11,7 +11,9 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"path"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -125,6 +127,7 @@ func New(cfg Config) http.Handler {
 // register adds the operations to mux and returns their description.
 func (s *server) register(mux *http.ServeMux) *huma.OpenAPI {
 	config := huma.DefaultConfig("Drover", "1")
+	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	config.Info.Description = "Production machine learning on Nomad: runs, artefacts, models and endpoints."
 	config.CreateHooks = nil // no $schema fields in bodies
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""
@@ -203,4 +206,24 @@ func page[T any](items []T, q PageQuery, key func(T) string) (_ []T, next string
 		items = []T{}
 	}
 	return items, next
+}
+
+// schemaName names a type in the OpenAPI document. Some names are those of types
+// in several packages.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	prefix := ""
+	switch path.Base(t.PkgPath()) {
+	case "workspace":
+		prefix = "Workspace"
+	case "admission":
+		prefix = "Queue"
+	}
+	if strings.HasPrefix(name, prefix) {
+		return name
+	}
+	return prefix + name
 }
