@@ -85,9 +85,10 @@ type Cluster struct {
 	random  *rand.Rand
 
 	shapes map[shapeKey]*shape
-	// changed has the index of a node for each change of it, oldest first. A
-	// shape's scores are up to date but for those of changed[shape.seen:].
-	changed []int32
+	// states has a number for the state of each node, another after each change. A
+	// shape's scores are up to date but for those of another state than it has seen.
+	states []uint64
+	state  uint64 // the last number given out
 }
 
 // node is a node and what is free on it.
@@ -131,9 +132,9 @@ type shapeKey struct {
 // shape is a shape of task with the score of each node for it.
 type shape struct {
 	shapeKey
-	seen   int
+	seen   []uint64 // by node
 	scores []score
-	shared bool // scores are those of a clone too
+	shared bool // both are those of a clone too
 }
 
 // score is how good a node is for a shape, and by which of its GPUs. The
@@ -145,11 +146,8 @@ type score struct {
 
 var noFit = score{value: math.Inf(-1)}
 
-// Limits of what is kept: shapes with their scores, and changes in a row.
-const (
-	maxShapes  = 4096
-	maxChanges = 1 << 16
-)
+// maxShapes limits how many shapes are kept with their scores.
+const maxShapes = 4096
 
 // New makes a cluster of empty nodes. It refuses amounts that make no sense,
 // and a policy that does not exist.
@@ -159,6 +157,7 @@ func New(nodes []Node, c Config) (*Cluster, error) {
 		models: map[string]uint64{},
 		random: rand.New(rand.NewPCG(c.Seed, 0x9e3779b97f4a7c15)),
 		shapes: map[shapeKey]*shape{},
+		states: make([]uint64, len(nodes)),
 	}
 	for i, n := range nodes {
 		if err := n.Check(); err != nil {
@@ -357,16 +356,8 @@ func (c *Cluster) apply(t Task, p Place, sign int) {
 		n.free[g] += int32(sign * t.ShareMilli)
 	}
 	n.held[class(t.GPUs, t.ShareMilli)] -= int32(sign)
-	if len(c.changed) == maxChanges {
-		c.forget()
-	}
-	c.changed = append(c.changed, int32(p.Node))
-}
-
-// forget drops every score that is kept.
-func (c *Cluster) forget() {
-	clear(c.shapes)
-	c.changed = nil // a clone may read on
+	c.state++
+	c.states[p.Node] = c.state
 }
 
 // shape is the shape of t, with the scores kept for it.
@@ -376,7 +367,7 @@ func (c *Cluster) shape(t Task) *shape {
 		return s
 	}
 	if len(c.shapes) == maxShapes {
-		c.forget()
+		clear(c.shapes)
 	}
 	s := &shape{shapeKey: key}
 	c.shapes[key] = s
@@ -386,19 +377,21 @@ func (c *Cluster) shape(t Task) *shape {
 // refresh brings the scores of s up to date.
 func (c *Cluster) refresh(s *shape) {
 	if s.scores == nil {
-		s.scores = make([]score, len(c.nodes))
+		s.seen, s.scores = slices.Clone(c.states), make([]score, len(c.nodes))
 		for i := range s.scores {
 			s.scores[i] = c.score(&c.nodes[i], s)
 		}
-	} else if missed := c.changed[s.seen:]; len(missed) > 0 {
-		if s.shared {
-			s.scores, s.shared = slices.Clone(s.scores), false
-		}
-		for _, i := range missed {
-			s.scores[i] = c.score(&c.nodes[i], s)
-		}
+		return
 	}
-	s.seen = len(c.changed)
+	for i, state := range c.states {
+		if s.seen[i] == state {
+			continue
+		}
+		if s.shared {
+			s.seen, s.scores, s.shared = slices.Clone(s.seen), slices.Clone(s.scores), false
+		}
+		s.seen[i], s.scores[i] = state, c.score(&c.nodes[i], s)
+	}
 }
 
 func (c *Cluster) score(n *node, s *shape) score {

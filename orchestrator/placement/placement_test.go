@@ -123,7 +123,7 @@ func TestPlaceAndRelease(t *testing.T) {
 			if same, sameOK := mustPlace(t, again, task); ok != sameOK || !reflect.DeepEqual(p, same) {
 				t.Fatalf("the same calls gave %v and %v", p, same)
 			}
-			scratch.forget()
+			clear(scratch.shapes)
 			if same, sameOK := mustPlace(t, scratch, task); ok != sameOK || !reflect.DeepEqual(p, same) {
 				t.Fatalf("kept scores gave %v, fresh ones %v", p, same)
 			}

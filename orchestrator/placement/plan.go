@@ -11,20 +11,23 @@ func (c *Cluster) Find(t Task, want int) ([]Place, error) {
 	if err := t.Check(); err != nil {
 		return nil, fmt.Errorf("task %q: %w", t.Name, err)
 	}
+	s := c.shape(t)
 	var found []Place
+	var before []uint64 // the states of the nodes that were found
 	for len(found) < want {
-		p, ok := c.best(c.shape(t)) // anew: scores may have been dropped
+		p, ok := c.best(s)
 		if !ok {
 			break
 		}
-		if found = append(found, p); want > 1 {
+		found = append(found, p)
+		if want > 1 {
+			before = append(before, c.states[p.Node])
 			c.apply(t, p, -1)
 		}
 	}
-	if want > 1 {
-		for _, p := range found {
-			c.apply(t, p, 1)
-		}
+	for i := len(before) - 1; i >= 0; i-- {
+		c.apply(t, found[i], 1)
+		c.states[found[i].Node] = before[i] // scores of then hold again
 	}
 	return found, nil
 }
@@ -66,9 +69,7 @@ func (c *Cluster) Clone() *Cluster {
 		free = append(free, d.nodes[i].free...)
 		d.nodes[i].free = free[from:len(free):len(free)]
 	}
-	// Both may append to what they share.
-	c.changed = slices.Clip(c.changed)
-	d.changed = c.changed
+	d.states = slices.Clone(c.states)
 	d.shapes = make(map[shapeKey]*shape, len(c.shapes))
 	copies := make([]shape, 0, len(c.shapes))
 	for key, s := range c.shapes {
