@@ -38,8 +38,9 @@ type Avoid struct {
 	Nodes   []queue.NodeID `json:"nodes,omitempty"`
 }
 
-// Topology is how near to each other the parts of a job are to be. Without one,
-// they are as near as there is room.
+// Topology is how near to each other the members of a job are to be. Without one,
+// they are as near as there is room. How near the devices of one member are is up
+// to [pipeline.GPU].
 type Topology struct {
 	Level Level `json:"level,omitempty"`
 	// Required lets the job wait for a place that is as near. Otherwise it takes the
@@ -50,9 +51,8 @@ type Topology struct {
 // Level is a domain of nearness.
 type Level string
 
-// The levels, from near to far. An island is about the devices of each member:
-// boards of one node that reach each other over NVLink; and so are slices and
-// replicas of one board. The others are about all members of a job.
+// The levels, from near to far. An island is boards of a node that reach each
+// other over NVLink; slices and replicas are on one island if they are of one board.
 //
 // Rack and block of a node are its meta keys "drover.rack" and "drover.block", or
 // else "rack" and "block". Racks of one name in two blocks are two.

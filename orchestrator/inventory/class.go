@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"math"
@@ -18,6 +19,7 @@ import (
 type node struct {
 	id          queue.NodeID
 	name        string
+	unread      string // see Node.Unread
 	class       *class
 	eligible    bool
 	cpuMHz      int64
@@ -45,6 +47,7 @@ type class struct {
 	of               []int // the group of each device
 	near             topology.Nearness
 	devices          queue.Amount // all of them, in whole ones
+	problems         []string
 }
 
 // group is a device group of a class.
@@ -77,7 +80,7 @@ func (e *estate) newNode(n *Node, flavors []Flavor, known map[string]*class) (no
 	}
 	r := node{
 		id: n.ID, name: n.Name, eligible: n.Eligible, cpuMHz: n.CPUMHz, memoryMiB: n.MemoryMiB, cores: n.Cores,
-		rack: named(n.Meta, "rack"), block: named(n.Meta, "block"),
+		unread: n.Unread, rack: named(n.Meta, "rack"), block: named(n.Meta, "block"),
 	}
 	if n.Cores > 0 {
 		r.perCore = n.CPUMHz / int64(n.Cores)
@@ -102,16 +105,14 @@ func (e *estate) newNode(n *Node, flavors []Flavor, known map[string]*class) (no
 	}
 	r.empty = r.newRoom()
 	places := placesOf(n)
-	key := classKey(n, places)
-	c := known[key]
+	var key signature
+	key.node(n, places)
+	c := known[string(key)]
 	if c == nil {
-		var err error
-		if c, err = newClass(n, places, flavors); err != nil {
-			return node{}, err
-		}
+		c = newClass(n, places, flavors)
 		c.at = len(e.classes)
 		e.classes = append(e.classes, c)
-		known[key] = c
+		known[string(key)] = c
 	}
 	r.class = c
 	if c.devices > 0 {
@@ -138,7 +139,8 @@ func (n *node) newRoom() *room {
 }
 
 // place is where a device is: its board by position in the wiring, and its island;
-// -1: unknown, or in none.
+// -1: unknown, or in none. Boards from -2 down are shared ones that the wiring does
+// not have.
 type place struct{ board, island int }
 
 // placesOf are the places of n's devices, in order.
@@ -159,9 +161,12 @@ func placesOf(n *Node) []place {
 	for _, g := range n.Groups {
 		for _, d := range g.Instances {
 			p := place{-1, -1}
-			hardware, _, _ := strings.Cut(d.ID, replicaMark)
+			hardware, _, shared := strings.Cut(d.ID, replicaMark)
 			if b, ok := boards[hardware]; ok {
 				p.board = b
+			} else if shared {
+				p.board = -2 - len(boards)
+				boards[hardware] = p.board
 			}
 			if island, ok := islands[hardware]; ok {
 				p.island = island
@@ -172,51 +177,87 @@ func placesOf(n *Node) []place {
 	return places
 }
 
-// classKey tells classes apart. Of the wiring it has what placement goes by, not
-// the text, which is different on every node.
-func classKey(n *Node, places []place) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%q %q %q %v", n.Pool, n.Datacenter, n.Drivers, places)
-	for _, g := range n.Groups {
-		fmt.Fprintf(&b, "\n%q %q %q %d %d", g.Vendor, g.Type, g.Name, len(g.Instances), g.replicas())
-		for _, k := range slices.Sorted(maps.Keys(g.Attributes)) {
-			if k == topologyAttribute {
-				continue
-			}
-			fmt.Fprintf(&b, " %q=%s", k, attributeText(g.Attributes[k]))
-		}
-	}
-	if n.Wiring != nil {
-		fmt.Fprintf(&b, "\n%q", n.Wiring.Links)
-		for _, board := range n.Wiring.Boards {
-			if board.NUMANode != nil {
-				fmt.Fprintf(&b, " %d", *board.NUMANode)
-			} else {
-				b.WriteString(" -")
-			}
-		}
-	}
-	return b.String()
+// signature collects what tells classes apart. Texts are led by their length, so
+// that no two lists of them are the same.
+type signature []byte
+
+func (s *signature) text(t string) {
+	s.number(int64(len(t)))
+	*s = append(*s, t...)
 }
 
-func attributeText(a *api.Attribute) string {
+func (s *signature) number(n int64) { *s = binary.AppendVarint(*s, n) }
+
+// attribute writes a value by its kind, so that 1 and "1" are two.
+func (s *signature) attribute(a *api.Attribute) {
 	switch {
 	case a == nil:
-		return "none"
+		s.text("none")
+		return
 	case a.IntVal != nil:
-		return fmt.Sprintf("i%d %q", *a.IntVal, a.Unit)
+		s.text("int")
+		s.number(*a.IntVal)
 	case a.FloatVal != nil:
-		return fmt.Sprintf("f%x %q", math.Float64bits(*a.FloatVal), a.Unit)
+		s.text("float")
+		s.number(int64(math.Float64bits(*a.FloatVal)))
+	case a.BoolVal != nil && *a.BoolVal:
+		s.text("true")
 	case a.BoolVal != nil:
-		return fmt.Sprintf("b%t", *a.BoolVal)
+		s.text("false")
 	case a.StringVal != nil:
-		return fmt.Sprintf("s%q", *a.StringVal)
+		s.text("string")
+		s.text(*a.StringVal)
 	default:
-		return "none"
+		s.text("empty")
+	}
+	s.text(a.Unit)
+}
+
+// node writes what placement goes by of n. Of the wiring that is not the text,
+// which is different on every node.
+func (s *signature) node(n *Node, places []place) {
+	s.text(n.Pool)
+	s.text(n.Datacenter)
+	s.number(int64(len(n.Drivers)))
+	for _, d := range n.Drivers {
+		s.text(d)
+	}
+	for _, p := range places {
+		s.number(int64(p.board))
+		s.number(int64(p.island))
+	}
+	s.number(int64(len(n.Groups)))
+	for i := range n.Groups {
+		g := &n.Groups[i]
+		s.text(g.Vendor)
+		s.text(g.Type)
+		s.text(g.Name)
+		s.number(int64(len(g.Instances)))
+		s.number(int64(g.replicas()))
+		s.number(int64(len(g.Attributes)))
+		for _, k := range slices.Sorted(maps.Keys(g.Attributes)) {
+			s.text(k)
+			if k != topologyAttribute {
+				s.attribute(g.Attributes[k])
+			}
+		}
+	}
+	if n.Wiring == nil {
+		return
+	}
+	for _, row := range n.Wiring.Links {
+		s.text(row)
+	}
+	for _, board := range n.Wiring.Boards {
+		numa := -1
+		if board.NUMANode != nil {
+			numa = *board.NUMANode
+		}
+		s.number(int64(numa))
 	}
 }
 
-func newClass(n *Node, places []place, flavors []Flavor) (*class, error) {
+func newClass(n *Node, places []place, flavors []Flavor) *class {
 	c := &class{pool: n.Pool, datacenter: n.Datacenter, drivers: n.Drivers}
 	wholes := map[place]mask{} // devices of a board, or of an island
 	at := 0
@@ -224,7 +265,7 @@ func newClass(n *Node, places []place, flavors []Flavor) (*class, error) {
 		g := &n.Groups[i]
 		amount, err := charge(g)
 		if err != nil {
-			return nil, err
+			c.problems = append(c.problems, fmt.Sprintf("device group %s is charged as whole devices: %v", g.ID(), err))
 		}
 		made := group{
 			name: g.ID(), match: g.described(), flavor: flavorOf(g, flavors), charge: amount,
@@ -243,9 +284,6 @@ func newClass(n *Node, places []place, flavors []Flavor) (*class, error) {
 				p.island = -1 // a board's own
 			case p.island >= 0:
 				p.board = -1 // an island's own
-			}
-			if hardware, _, ok := strings.Cut(g.Instances[at-made.from].ID, replicaMark); ok && p.board < 0 {
-				p.board = -2 - slices.IndexFunc(g.Instances, func(d Instance) bool { return strings.HasPrefix(d.ID, hardware+replicaMark) })
 			}
 			if p == (place{-1, -1}) {
 				p.board = math.MinInt + at // nobody is known to be near
@@ -266,7 +304,7 @@ func newClass(n *Node, places []place, flavors []Flavor) (*class, error) {
 		c.groups = append(c.groups, made)
 	}
 	c.near = nearness(n.Wiring, places)
-	return c, nil
+	return c
 }
 
 func flavorOf(g *Group, flavors []Flavor) queue.Flavor {

@@ -106,8 +106,8 @@ type share struct{ node, members int }
 // domain up to it has, it is the one with room for most.
 func (f *Fleet) domain(t *table, members int) []share {
 	limit := Level("")
-	if t.need.ask.Topology.Required && !t.need.island {
-		limit = t.need.ask.Topology.Level
+	if required := t.need.ask.Topology; required.Required {
+		limit = required.Level
 	}
 	if n, ok := t.host(0, len(f.nodes), members); ok {
 		return []share{{n, members}}
@@ -115,7 +115,7 @@ func (f *Fleet) domain(t *table, members int) []share {
 	roomiest := t.roomiest(len(f.nodes))
 	most := t.members(roomiest)
 	largest := []share{{roomiest, most}}
-	if limit == Host {
+	if limit == Island || limit == Host {
 		return largest
 	}
 	for _, level := range []struct {

@@ -112,17 +112,18 @@ var notPlain = regexp.MustCompile(`[^a-z0-9.]+`)
 
 // charge is what a device of g counts as, of a whole one of its model. A slice
 // counts as its part of the board's compute slices, a replica as its part of what
-// is shared; both rounded up.
+// is shared; both rounded up. With an error it is what a whole one counts as.
 func charge(g *Group) (queue.Amount, error) {
 	amount := queue.One
-	if model, profile := product(g.Name); profile != "" {
-		have, of, err := computeSlices(model, profile)
-		if err != nil {
-			return 0, fmt.Errorf("device group %s: %w", g.ID(), err)
+	model, profile := product(g.Name)
+	var err error
+	if profile != "" {
+		var have, of int
+		if have, of, err = computeSlices(model, profile); err == nil {
+			amount = partOf(amount*queue.Amount(have), of)
 		}
-		amount = partOf(amount*queue.Amount(have), of)
 	}
-	return partOf(amount, g.replicas()), nil
+	return partOf(amount, g.replicas()), err
 }
 
 func partOf(a queue.Amount, n int) queue.Amount { return (a + queue.Amount(n) - 1) / queue.Amount(n) }
@@ -130,6 +131,9 @@ func partOf(a queue.Amount, n int) queue.Amount { return (a + queue.Amount(n) - 
 // replicas is how many devices of the group share one, 1 if none do. Of devices
 // with different numbers of replicas it is the least.
 func (g *Group) replicas() int {
+	if len(g.Instances) == 0 || !strings.Contains(g.Instances[0].ID, replicaMark) {
+		return 1 // all of a group are replicas, or none
+	}
 	of := map[string]int{}
 	for _, i := range g.Instances {
 		if shared, _, ok := strings.Cut(i.ID, replicaMark); ok {

@@ -168,6 +168,22 @@ func (f *Fleet) Flavors() queue.Resources {
 	return sum
 }
 
+// Problems are what nodes tell that could not be understood, and what was taken
+// for it instead.
+func (f *Fleet) Problems() []string {
+	var all []string
+	for i := range f.nodes {
+		n := &f.nodes[i]
+		for _, p := range n.class.problems {
+			all = append(all, fmt.Sprintf("node %s: %s", cmp.Or(n.name, string(n.id)), p))
+		}
+		if n.unread != "" {
+			all = append(all, fmt.Sprintf("node %s: GPUs are placed without regard to how they are connected: %s", cmp.Or(n.name, string(n.id)), n.unread))
+		}
+	}
+	return all
+}
+
 func mhzAmount(mhz int64) queue.Amount { return queue.Amount(mhz) } // one is 1000 MHz
 func mibAmount(mib int64) queue.Amount { return partOf(queue.Amount(mib)*queue.One, 1024) }
 

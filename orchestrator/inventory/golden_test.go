@@ -87,6 +87,12 @@ func holding(f *inventory.Fleet, n inventory.Node, nth ...int) {
 	f.Take(&r.Job, 0, r.Run.Place)
 }
 
+func onOneIsland(n int, required bool) *pipeline.GPU {
+	g := gpus(n)
+	g.Topology = &pipeline.Topology{Level: pipeline.Island, Required: required}
+	return g
+}
+
 func TestDevicesOfMachines(t *testing.T) {
 	tests := []struct {
 		name, machine string
@@ -104,15 +110,15 @@ func TestDevicesOfMachines(t *testing.T) {
 		{name: "more than an island: behind one switch", machine: "pcie-a100", held: []int{0}, ask: inventory.Ask{GPU: gpus(4)}, want: []string{"4", "5", "6", "7"}},
 		{
 			name: "more than an island has is not required", machine: "pcie-a100",
-			ask: inventory.Ask{GPU: gpus(4), Topology: inventory.Topology{Level: inventory.Island}}, want: []string{"0", "1", "2", "3"},
+			ask: inventory.Ask{GPU: onOneIsland(4, false)}, want: []string{"0", "1", "2", "3"},
 		},
 		{
 			name: "an island is required", machine: "pcie-a100", held: []int{0, 3, 4},
-			ask: inventory.Ask{GPU: gpus(2), Topology: inventory.Topology{Level: inventory.Island, Required: true}}, want: []string{"6", "7"},
+			ask: inventory.Ask{GPU: onOneIsland(2, true)}, want: []string{"6", "7"},
 		},
 		{
 			name: "an island is required and not there", machine: "pcie-a100", held: []int{0, 3, 4, 6},
-			ask: inventory.Ask{GPU: gpus(2), Topology: inventory.Topology{Level: inventory.Island, Required: true}},
+			ask: inventory.Ask{GPU: onOneIsland(2, true)},
 		},
 		{
 			name: "not those to be avoided", machine: "pcie-a100",

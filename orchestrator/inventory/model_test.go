@@ -76,7 +76,8 @@ func (m *naive) fits(n inventory.Node, a inventory.Ask, flavor queue.Flavor) int
 	if a.GPU == nil {
 		return most
 	}
-	sets := 0
+	within := a.Topology == inventory.Topology{Level: inventory.Island, Required: true}
+	sum, largest := 0, 0
 	for _, g := range n.Groups {
 		if flavorOf(g) != flavor {
 			continue
@@ -85,17 +86,25 @@ func (m *naive) fits(n inventory.Node, a inventory.Ask, flavor queue.Flavor) int
 		for _, d := range g.Instances {
 			if devices[d.ID] && !slices.Contains(a.Avoid.Devices, d.ID) {
 				island := 0
-				if a.Topology.Required && a.Topology.Level == inventory.Island {
+				if within || a.GPU.Topology != nil && a.GPU.Topology.Required {
 					island = islandOf(n, d.ID)
 				}
 				islands[island]++
 			}
 		}
 		for _, free := range islands {
-			sets += free / a.GPU.Count
+			sum += free / a.GPU.Count
+			largest = max(largest, free/a.GPU.Count)
 		}
 	}
-	return min(most, sets)
+	if within {
+		return min(most, largest)
+	}
+	return min(most, sum)
+}
+
+func onIsland(a inventory.Ask) bool {
+	return a.GPU.Topology != nil && a.GPU.Topology.Required || a.Topology == inventory.Topology{Level: inventory.Island, Required: true}
 }
 
 func flavorOf(g inventory.Group) queue.Flavor { return queue.Flavor("nvidia-" + g.Name) }
@@ -123,7 +132,7 @@ func (m *naive) room(a inventory.Ask, flavor queue.Flavor) int {
 			switch rack, block := n.Meta["rack"], n.Meta["block"]; {
 			case a.Topology.Level == inventory.Block && block != "":
 				domain = "block " + block
-			case a.Topology.Level == inventory.Host, rack == "" && a.Topology.Level != inventory.Island:
+			case a.Topology.Level == inventory.Island, a.Topology.Level == inventory.Host, rack == "":
 				domain = "host " + string(n.ID)
 			case a.Topology.Level == inventory.Rack, a.Topology.Level == inventory.Block:
 				domain = "rack " + block + "/" + rack
@@ -157,6 +166,13 @@ func (m *naive) check(a inventory.Ask, flavor queue.Flavor, place queue.Place, m
 		if len(s.Devices) != s.Members*a.GPU.Count {
 			return fmt.Errorf("%d devices for %d members of %d", len(s.Devices), s.Members, a.GPU.Count)
 		}
+		all := map[int]bool{}
+		for _, id := range s.Devices {
+			all[islandOf(n, id)] = true
+		}
+		if a.Topology == (inventory.Topology{Level: inventory.Island, Required: true}) && len(all)+len(place) > 2 {
+			return fmt.Errorf("members are on several islands")
+		}
 		for member := range slices.Chunk(s.Devices, a.GPU.Count) {
 			groups, islands := map[queue.Flavor]bool{}, map[int]bool{}
 			for _, id := range member {
@@ -174,7 +190,7 @@ func (m *naive) check(a inventory.Ask, flavor queue.Flavor, place queue.Place, m
 			if len(groups) != 1 || !groups[flavor] {
 				return fmt.Errorf("devices %q are of groups %v, not of %s", member, groups, flavor)
 			}
-			if a.Topology == (inventory.Topology{Level: inventory.Island, Required: true}) && len(islands) > 1 {
+			if onIsland(a) && len(islands) > 1 {
 				return fmt.Errorf("devices %q are of several islands", member)
 			}
 		}
@@ -229,6 +245,9 @@ func someAsk(t *rapid.T, nodes []inventory.Node) (inventory.Ask, queue.Flavor) {
 	if rapid.IntRange(0, 4).Draw(t, "gpus?") > 0 {
 		model := rapid.SampledFrom([]string{"a100", "h100"}).Draw(t, "ask model")
 		a.GPU = &pipeline.GPU{Count: rapid.IntRange(1, 4).Draw(t, "count"), Device: "nvidia/gpu"}
+		if rapid.Bool().Draw(t, "island?") {
+			a.GPU.Topology = &pipeline.Topology{Level: pipeline.Island, Required: rapid.Bool().Draw(t, "island required")}
+		}
 		flavor = queue.Flavor("nvidia-" + model)
 	}
 	if rapid.Bool().Draw(t, "topology?") {

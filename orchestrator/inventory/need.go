@@ -22,7 +22,7 @@ type need struct {
 	ask     Ask
 	flavor  queue.Flavor
 	amount  queue.Amount
-	island  bool // its devices must be of one nest
+	within  bool // all members must be in one nest
 	avoids  map[queue.NodeID]bool
 	classes []answer // by class
 	// picky: not all devices of a class are the same to it.
@@ -38,7 +38,10 @@ type answer struct {
 }
 
 // offer is so many devices of a group.
-type offer struct{ group, count int }
+type offer struct {
+	group, count int
+	island       bool // they must be of one nest
+}
 
 // maxNeeds is how many needs a fleet keeps; then it forgets all.
 const maxNeeds = 1024
@@ -89,7 +92,7 @@ func (f *Fleet) needOf(at int) *need {
 func (e *estate) newNeed(a Ask, key needKey) *need {
 	nd := &need{
 		ask: a, flavor: key.flavor, amount: key.amount,
-		island:  a.Topology == Topology{Island, true},
+		within:  a.Topology == Topology{Island, true},
 		classes: make([]answer, len(e.classes)),
 		avoids:  map[queue.NodeID]bool{}, without: map[string]bool{},
 	}
@@ -143,7 +146,7 @@ func (c *class) offers(gpus []pipeline.GPU, flavor queue.Flavor, amount queue.Am
 		}
 		for i := range gpus {
 			if g.charge*queue.Amount(gpus[i].Count) == amount && g.answers(&gpus[i], ids) {
-				offers = append(offers, offer{k, gpus[i].Count})
+				offers = append(offers, offer{k, gpus[i].Count, onIsland(&gpus[i])})
 				break
 			}
 		}
@@ -158,6 +161,11 @@ func (g *group) answers(gpu *pipeline.GPU, ids []string) bool {
 		m.IDs = ids[g.from:g.to]
 	}
 	return m.Named(gpu.Device) && !slices.ContainsFunc(conditions(gpu), func(c pipeline.Constraint) bool { return !m.Meets(condition(c)) })
+}
+
+// onIsland reports whether gpu demands devices of one island.
+func onIsland(gpu *pipeline.GPU) bool {
+	return gpu.Topology != nil && gpu.Topology.Required && gpu.Topology.Level == pipeline.Island
 }
 
 // conditions are the constraints of gpu, that on memory among them.

@@ -130,12 +130,12 @@ func (f *Fleet) Most(a Ask) int {
 			racks[n.inRack] += fit
 			blocks[n.inBlock] += fit
 		}
-		if !a.Topology.Required || a.Topology.Level == Island {
+		if !a.Topology.Required {
 			most = max(most, total)
 			continue
 		}
 		most = max(most, host)
-		if a.Topology.Level != Host {
+		if a.Topology.Level == Rack || a.Topology.Level == Block {
 			most = max(most, largest(f.racks, racks))
 		}
 		if a.Topology.Level == Block {
@@ -156,8 +156,33 @@ func largest(domains []domain, room []int) (most int) {
 }
 
 // Why says, for people, what becomes of a member of a on each node now, as in "12
-// nodes: 3 have room, 8 without nvidia/gpu, 1 with too little memory free".
-func (f *Fleet) Why(a Ask) string { return f.why(a, false) }
+// nodes: 8 without nvidia/gpu, 4 with too few free devices; most are free on gpu-03:
+// 6".
+func (f *Fleet) Why(a Ask) string {
+	text := f.why(a, false)
+	if a.GPU == nil {
+		return text
+	}
+	best, most := "", 0
+	for i := range f.nodes {
+		n := &f.nodes[i]
+		if n.class.refuses(&a) != "" || !n.eligible || slices.Contains(a.Avoid.Nodes, n.id) {
+			continue
+		}
+		for _, gpu := range a.gpus() {
+			for k := range n.class.groups {
+				g := &n.class.groups[k]
+				if free := f.room(i).free.all(g.all, n.healthy); free > most && g.answers(&gpu, n.devices) {
+					best, most = cmp.Or(n.name, string(n.id)), free
+				}
+			}
+		}
+	}
+	if most > 0 {
+		text += fmt.Sprintf("; most are free on %s: %d", best, most)
+	}
+	return text
+}
 
 // why is Why; ever counts nodes as if nothing were held and all were well.
 func (f *Fleet) why(a Ask, ever bool) string {
@@ -200,11 +225,11 @@ func (f *Fleet) verdict(n *node, r *room, a Ask) string {
 			return text
 		}
 	}
-	if text := n.short(n.empty, &a, "too little"); text != "" {
+	if text := n.short(n.empty, &a, "with too little"); text != "" {
 		return text
 	}
 	if !n.eligible {
-		return "that take no new work"
+		return "taking no new work"
 	}
 	if text := n.short(r, &a, "with too little free"); text != "" {
 		return text
@@ -293,7 +318,7 @@ func (n *node) devicesNow(r *room, a Ask) string {
 				together = together || inSet >= gpu.Count
 			}
 			switch {
-			case sound >= gpu.Count && (together || a.Topology != Topology{Island, true}):
+			case sound >= gpu.Count && (together || !onIsland(&gpu) && a.Topology != Topology{Island, true}):
 				return "with room"
 			case sound >= gpu.Count:
 				blocked = "with too few free devices on one island"

@@ -93,12 +93,16 @@ func (n *node) fit(r *room, nd *need) (members int, cost uint64) {
 	places := 0
 	for _, o := range nd.offersOn(n) {
 		g := &n.class.groups[o.group]
-		if !nd.island {
+		if !o.island && !nd.within {
 			places += free.both(g.all) / o.count
 			continue
 		}
 		for _, s := range g.sets {
-			places += free.both(s.own) / o.count
+			if fit := free.both(s.own) / o.count; nd.within {
+				places = max(places, fit)
+			} else {
+				places += fit
+			}
 		}
 	}
 	if members = min(members, places); members == 0 {
@@ -191,14 +195,15 @@ func (n *node) choose(free mask, nd *need) (best pick, ok bool) {
 		if free.both(g.all) < o.count {
 			continue
 		}
-		whole := o.count == 1 || !g.shared || nd.island
+		nested := o.island || nd.within
+		whole := o.count == 1 || !g.shared || nested
 		for k := range g.sets {
 			if !whole || free.both(g.sets[k].own) < o.count {
 				continue
 			}
 			better(pick{offer: o, set: k, left: n.worth(free, g.sets[k].whole) - nd.amount})
 		}
-		if !nd.island {
+		if !nested {
 			better(pick{offer: o, set: -1, apart: !g.shared, left: n.worth(free, g.all) - nd.amount})
 		}
 	}
@@ -221,8 +226,11 @@ func (n *node) give(r *room, nd *need, members int) []string {
 	if nd.flavor == "" {
 		return nil
 	}
-	var ids []string
 	free := n.usable(r, nd, nil)
+	if members > 1 {
+		n.gather(free, nd, members)
+	}
+	var ids []string
 	for range members {
 		p, ok := n.choose(free, nd)
 		if !ok {
@@ -234,6 +242,26 @@ func (n *node) give(r *room, nd *need, members int) []string {
 		}
 	}
 	return ids
+}
+
+// gather leaves of free only the nest that has room for all members and, of
+// several, least beside them. If none has, it leaves all.
+func (n *node) gather(free mask, nd *need, members int) {
+	var best mask
+	least := queue.Amount(0)
+	for _, o := range nd.offersOn(n) {
+		for _, s := range n.class.groups[o.group].sets {
+			if free.both(s.own)/o.count < members {
+				continue
+			}
+			if left := n.worth(free, s.whole); best == nil || left < least {
+				best, least = s.own, left
+			}
+		}
+	}
+	if best != nil {
+		free.keep(best)
+	}
 }
 
 // nearest are the devices of p: those that are nearest to each other, but replicas
