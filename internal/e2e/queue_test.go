@@ -91,8 +91,8 @@ func admitted(t *testing.T, p *lab.Platform, id run.ID) (at time.Time, text stri
 func TestQueueOrder(t *testing.T) {
 	onEach(t, func(t *testing.T, c lab.Cluster) {
 		p := lab.NewPlatform(t, c, bin, c.Addr())
-		first, _, firstMarks := work(t, p, "vision", "long=true")
-		second, _, secondMarks := work(t, p, "speech", "long=true")
+		first, _, firstMarks := work(t, p, "vision", "long=true", "priority=100")
+		second, _, secondMarks := work(t, p, "speech", "long=true", "priority=100")
 		holding(t, p, first, second)
 
 		runs := map[queue.JobID]run.ID{}
@@ -167,7 +167,7 @@ func TestEviction(t *testing.T) {
 		p.Succeeded(high)
 		lab.Eventually(t, "low goes on", func() string {
 			if len(starts(t, lowMarks, "step.work")) < 2 {
-				return p.Node(low, "step.work").Reason
+				return "it has not: " + p.Node(low, "step.work").Reason
 			}
 			return ""
 		})
