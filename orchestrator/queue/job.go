@@ -32,7 +32,8 @@ type Job struct {
 	Shape string
 	// Min and Max are how many members it starts with. Zero: Min is 1, Max is Min.
 	Min, Max int
-	// RunTime is how long it runs at most, as far as is known; zero: the policy's.
+	// RunTime is how long it runs at most, as far as is known; zero: the policy's. For
+	// one that declares none, see [Learned].
 	RunTime time.Duration
 	// Evictions is how often it had to make room.
 	Evictions int
