@@ -29,6 +29,7 @@ const (
 	exitOK          = 0
 	exitFailed      = 1
 	exitMisused     = 2
+	exitChanges     = 2 // only where it was asked for
 	exitInterrupted = 130
 )
 
@@ -46,6 +47,9 @@ type IO struct {
 // errReported ends a command with exit code 1 when everything that there is to
 // say has been printed already.
 var errReported = errors.New("already reported")
+
+// errChanges ends a plan whose exit code tells that something would change.
+var errChanges = errors.New("something would change")
 
 // errInterrupted ends a command that the user interrupted, which it said.
 var errInterrupted = errors.New("interrupted")
@@ -88,6 +92,8 @@ func (a *app) exitCode(err error) int {
 		return exitOK
 	case errors.Is(err, errReported):
 		return exitFailed
+	case errors.Is(err, errChanges):
+		return exitChanges
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
 	case errors.Is(err, context.Canceled):
@@ -175,7 +181,7 @@ func (a *app) root() *cobra.Command {
 	add(groupPipeline, a.validateCmd(), a.planCmd(), a.runCmd(), a.runsCmd(), a.statusCmd(), a.logsCmd(),
 		a.metricsCmd(), a.compareCmd(), a.artifactsCmd(), a.cancelCmd(), a.retryCmd())
 	add(groupModel, a.modelsCmd(), a.endpointsCmd(), a.predictCmd())
-	add(groupPlatform, a.queueCmd(), a.incidentsCmd(), a.simulateCmd(), a.devCmd(), a.serverCmd(), a.gatewayCmd(), a.tokenCmd(), a.versionCmd(), a.completionCmd())
+	add(groupPlatform, a.queueCmd(), a.workspaceCmd(), a.incidentsCmd(), a.simulateCmd(), a.devCmd(), a.serverCmd(), a.gatewayCmd(), a.tokenCmd(), a.versionCmd(), a.completionCmd())
 	return root
 }
 

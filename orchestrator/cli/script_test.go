@@ -21,6 +21,8 @@ import (
 	"github.com/drover-ml/drover/orchestrator/api/apitest"
 	"github.com/drover-ml/drover/orchestrator/api/client"
 	"github.com/drover-ml/drover/orchestrator/cli"
+	state "github.com/drover-ml/drover/orchestrator/store"
+	"github.com/drover-ml/drover/orchestrator/workspace"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected output in the scripts")
@@ -50,15 +52,23 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
+			db, err := state.Open(context.Background(), filepath.Join(env.WorkDir, ".state", "drover.db"))
+			if err != nil {
+				return err
+			}
+			spaces, err := workspace.Open(context.Background(), db, func() time.Time { return apitest.Epoch.Add(time.Hour) })
+			if err != nil {
+				return err
+			}
 			gateway := httptest.NewServer(http.HandlerFunc(predict))
 			srv := httptest.NewServer(api.New(api.Config{
-				Runs: w, History: w, Models: w, Endpoints: w, Incidents: w, Artifacts: store,
+				Runs: w, History: w, Models: w, Endpoints: w, Incidents: w, Workspaces: spaces, Artifacts: store,
 				Gateway: "http://gateway.example", Version: "test", Logger: slog.New(slog.DiscardHandler),
 			}))
 			env.Defer(func() {
 				srv.Close()
 				gateway.Close()
-				if err := store.Close(); err != nil {
+				if err := errors.Join(store.Close(), db.Close()); err != nil {
 					t.Error(err)
 				}
 			})

@@ -107,12 +107,14 @@ type Workspace struct {
 	Strict    bool     `json:"strict,omitempty" doc:"Nothing overtakes the first that waits"`
 	// PriorityClasses are those that its work may name, the first being that of
 	// work that names none; without, all.
-	PriorityClasses []string                 `json:"priority_classes,omitempty"`
-	Preemptible     *bool                    `json:"preemptible,omitempty" doc:"Whether its work may be evicted if it does not say; default true"`
-	Quotas          Quotas                   `json:"quotas,omitempty"`
-	Serving         map[queue.Flavor]Serving `json:"serving,omitempty"`
-	Budget          *Budget                  `json:"budget,omitempty"`
-	Schedules       []Schedule               `json:"schedules,omitempty" maxItems:"100" doc:"Quotas at certain times; of those that hold, the last one counts"`
+	PriorityClasses []string `json:"priority_classes,omitempty"`
+	// Preemptible is whether its work may be evicted, unless that says no itself;
+	// nil: true.
+	Preemptible *bool                    `json:"preemptible,omitempty" doc:"Whether its work may be evicted, unless that says no itself; default true"`
+	Quotas      Quotas                   `json:"quotas,omitempty"`
+	Serving     map[queue.Flavor]Serving `json:"serving,omitempty"`
+	Budget      *Budget                  `json:"budget,omitempty"`
+	Schedules   []Schedule               `json:"schedules,omitempty" maxItems:"100" doc:"Quotas at certain times; of those that hold, the last one counts"`
 }
 
 // Budget is how long GPUs may be used in a period. Once it is used up nothing
@@ -172,7 +174,8 @@ func (d Definitions) ByNamespace(namespace string) (workspace string, ok bool) {
 	return d.Workspaces[i].Name, true
 }
 
-// Preemptible is whether a workspace's work may be evicted if it does not say.
+// Preemptible is whether a workspace's work may be evicted, unless that says no
+// itself.
 func (d Definitions) Preemptible(workspace string) bool {
 	w, _ := d.find(workspace)
 	return w.Preemptible == nil || *w.Preemptible

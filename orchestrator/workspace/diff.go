@@ -1,9 +1,6 @@
 package workspace
 
-import (
-	"maps"
-	"slices"
-)
+import "slices"
 
 // Plan is what applying definitions changes.
 type Plan struct {
@@ -70,25 +67,39 @@ func Diff(before, after Definitions) []Change {
 // kinds are the kinds of blocks of a file, in their order.
 var kinds = []string{"policy", "flavor", "priority_class", "cohort", "workspace"}
 
+// fieldChanges compares the fields of two blocks: those that after has, as in the
+// file, and then those that it has no longer.
 func fieldChanges(before, after block) []FieldChange {
-	was, is := map[string]string{}, map[string]string{}
-	before.flatten("", was)
-	after.flatten("", is)
-	all := maps.Clone(was)
-	maps.Copy(all, is)
+	was, is := before.flatten(""), after.flatten("")
+	old, now := byName(was), byName(is)
 	changes := []FieldChange{}
-	for _, f := range slices.Sorted(maps.Keys(all)) {
-		if was[f] != is[f] {
-			changes = append(changes, FieldChange{f, was[f], is[f]})
+	for _, f := range is {
+		if old[f.name] != f.value {
+			changes = append(changes, FieldChange{f.name, old[f.name], f.value})
+		}
+	}
+	for _, f := range was {
+		if now[f.name] == "" {
+			changes = append(changes, FieldChange{f.name, f.value, ""})
 		}
 	}
 	return changes
 }
 
-// flatten collects the values of b's attributes and those below it.
-func (b block) flatten(path string, into map[string]string) {
+// byName are the values of attributes, none of which is "".
+func byName(attrs []attr) map[string]string {
+	m := make(map[string]string, len(attrs))
+	for _, a := range attrs {
+		m[a.name] = a.value
+	}
+	return m
+}
+
+// flatten is the attributes of b and of the blocks in it, under their paths.
+func (b block) flatten(path string) []attr {
+	var all []attr
 	for _, a := range b.attrs {
-		into[path+a.name] = a.value
+		all = append(all, attr{path + a.name, a.value})
 	}
 	var schedules []string
 	for _, inner := range b.blocks {
@@ -96,14 +107,15 @@ func (b block) flatten(path string, into map[string]string) {
 		if inner.name != "" {
 			at += inner.name + "."
 		}
-		inner.flatten(at, into)
+		all = append(all, inner.flatten(at)...)
 		if inner.kind == "schedule" {
 			schedules = append(schedules, inner.name)
 		}
 	}
 	if len(schedules) > 1 { // the last one that holds counts
 		var order block
-		order.texts("order of schedules", schedules)
-		into[path+order.attrs[0].name] = order.attrs[0].value
+		order.texts(path+"order of schedules", schedules)
+		all = append(all, order.attrs...)
 	}
+	return all
 }
