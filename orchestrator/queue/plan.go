@@ -388,6 +388,9 @@ func (p *pass) start(e *entry) bool {
 			h := hold{e, o, n, place}
 			if late, ok := p.admit(h); ok {
 				p.ledger.take(h)
+				if p.after != nil && len(p.after.holds) == 0 { // it bound nobody, and so has not taken it
+					p.after.take(h)
+				}
 				p.started = append(p.started, h)
 				p.plan.Start = append(p.plan.Start, Start{e.ID, n, o.n, place})
 				p.renew(late)
@@ -461,7 +464,7 @@ func (p *pass) takeIn(h hold, victims []*entry) (late []*shadow, ok bool) {
 		switch {
 		case ok:
 			undo = append(undo, u)
-		case p.yields(sh, h.entry, h.option):
+		case p.yields(sh, h.entry, h.option, victims):
 			late = append(late, sh)
 		default:
 			for _, u := range slices.Backward(undo) {
@@ -473,16 +476,28 @@ func (p *pass) takeIn(h hold, victims []*entry) (late []*shadow, ok bool) {
 	return late, true
 }
 
-// yields reports whether a reservation gives way to e: it would borrow what is e's
-// own.
-func (p *pass) yields(sh *shadow, e *entry, o *option) bool {
-	return sh != p.after && !sh.firm && sh.root == p.tree.nodes[e.node].root && !p.ledger.borrows(e, o)
+// yields reports whether a reservation gives way to e: if its job ran and victims
+// were gone, e could take back what it borrows.
+func (p *pass) yields(sh *shadow, e *entry, o *option, victims []*entry) bool {
+	if sh == p.after || sh.firm || sh.root != p.tree.nodes[e.node].root || sh.holds[0].node == e.node {
+		return false
+	}
+	p.ledger.charge(sh.holds[0], 1)
+	for _, v := range victims {
+		p.ledger.charge(v.held(), -1)
+	}
+	yes := p.reclaims(p.ledger, e, o, sh.holds[0].node)
+	for _, v := range victims {
+		p.ledger.charge(v.held(), 1)
+	}
+	p.ledger.charge(sh.holds[0], -1)
+	return yes
 }
 
 // refuses reports whether it is known that e, started now with an option, would
 // leave too little for a reservation that does not give way.
 func (p *pass) refuses(sh *shadow, e *entry, o *option, a ask) bool {
-	return sh.binds(e, p.now) && (sh.full[a] || sh.quota(e, o, a.members) < a.members) && !p.yields(sh, e, o)
+	return sh.binds(e, p.now) && (sh.full[a] || sh.quota(e, o, a.members) < a.members) && !p.yields(sh, e, o, nil)
 }
 
 // renew makes reservations anew that gave way.
