@@ -49,6 +49,7 @@ var benchmarks = []benchmark{
 	{"seal", "a checkpoint of 1 GiB hashed and made durable", benchSeal},
 	{"failover", "a GPU that fails under a training, until the training runs elsewhere", benchFailover},
 	{"queue", "Kueue's published loads in real time with simulated work, and one pass over a long queue", benchQueue},
+	{"simulate", "traces replayed in virtual time, on one core", benchSimulate},
 	{"gateway", "latency that a proxy adds to one back end, open loop, keep-alive", benchGateway},
 }
 

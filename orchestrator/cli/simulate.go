@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/drover-ml/drover/orchestrator/placement"
 	"github.com/drover-ml/drover/orchestrator/simulate"
 	"github.com/drover-ml/drover/orchestrator/trace"
 )
@@ -41,6 +43,7 @@ func (a *app) simulateCmd() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&nodes, "nodes", "", "`FILE` with the nodes")
 	f.StringVar(&jobs, "trace", "", "`FILE` with the jobs")
+	f.StringVar(&c.Policy, "policy", placement.DefaultPolicy, "`NAME` of the placement policy: "+strings.Join(simulate.Policies(), ", "))
 	f.Float64Var(&c.Load, "load", 1, "`FACTOR` by which jobs come faster than in the trace")
 	f.Uint64Var(&c.Seed, "seed", 1, "`NUMBER` that decides what is random")
 	jsonFlag(cmd, &asJSON)

@@ -92,10 +92,15 @@ func (m *mix) fragmented(cpu int64, models uint64, free []int32) float64 {
 func (c *Cluster) FragmentedMilli() float64 {
 	sum := 0.0
 	for i := range c.nodes {
-		n := &c.nodes[i]
-		sum += c.mix.fragmented(n.cpu, n.models, n.free)
+		sum += c.FragmentedOn(i)
 	}
 	return sum
+}
+
+// FragmentedOn is a node's part of FragmentedMilli.
+func (c *Cluster) FragmentedOn(node int) float64 {
+	n := &c.nodes[node]
+	return c.mix.fragmented(n.cpu, n.models, n.free)
 }
 
 // descent is the place on n where s lessens fragmentation most, and by how

@@ -11,13 +11,12 @@ type curve struct {
 	shares []float64
 }
 
-// point is a step: amounts times milliseconds, but for fragmented.
+// point is a step: amounts times milliseconds.
 type point struct {
-	ms         float64 // of the step that passed
-	gpu        float64 // thousandths held
-	waiting    float64 // jobs
-	fragmented float64 // thousandths of GPUs, when the step began
-	shares     []float64
+	ms              float64 // that passed
+	gpu, fragmented float64 // thousandths that are held, and that are of no use
+	waiting         float64 // jobs
+	shares          []float64
 }
 
 // maxPoints is how many steps a curve has at most, and half as many at least
@@ -30,26 +29,23 @@ func newCurve(expected time.Duration, workspaces int) curve {
 }
 
 // add is what holds between two times since the beginning, the later of which was
-// never reached before. fragmented is asked where a step begins.
-func (c *curve) add(from, to time.Duration, gpu, waiting float64, fragmented func() float64) {
+// never reached before: amounts, without times.
+func (c *curve) add(from, to time.Duration, what point) {
 	for to > c.step*maxPoints {
 		c.widen()
 	}
-	asked, part := false, 0.0
 	for from < to {
 		i := int(from / c.step)
 		if i == len(c.points) {
-			if !asked {
-				asked, part = true, fragmented()
-			}
-			c.points = append(c.points, point{fragmented: part, shares: make([]float64, len(c.shares))})
+			c.points = append(c.points, point{shares: make([]float64, len(c.shares))})
 		}
 		until := min(to, c.step*time.Duration(i+1))
 		ms := float64((until - from).Milliseconds())
 		p := &c.points[i]
 		p.ms += ms
-		p.gpu += gpu * ms
-		p.waiting += waiting * ms
+		p.gpu += what.gpu * ms
+		p.fragmented += what.fragmented * ms
+		p.waiting += what.waiting * ms
 		for w, s := range c.shares {
 			p.shares[w] += s * ms
 		}
@@ -64,8 +60,7 @@ func (c *curve) widen() {
 		p := c.points[i]
 		if i+1 < len(c.points) {
 			q := c.points[i+1]
-			p.fragmented = (p.fragmented + q.fragmented) / 2
-			p.ms, p.gpu, p.waiting = p.ms+q.ms, p.gpu+q.gpu, p.waiting+q.waiting
+			p.ms, p.gpu, p.fragmented, p.waiting = p.ms+q.ms, p.gpu+q.gpu, p.fragmented+q.fragmented, p.waiting+q.waiting
 			for w := range p.shares {
 				p.shares[w] += q.shares[w]
 			}

@@ -1,93 +1,150 @@
 package simulate
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"github.com/drover-ml/drover/orchestrator/inventory"
 	"github.com/drover-ml/drover/orchestrator/placement"
 	"github.com/drover-ml/drover/orchestrator/queue"
 	"github.com/drover-ml/drover/orchestrator/trace"
+	"github.com/drover-ml/drover/orchestrator/workspace"
 )
 
-// Flavors besides those of GPUs, in what jobs are charged.
-const (
-	CPU    queue.Flavor = "cpu"    // in cores
-	Memory queue.Flavor = "memory" // in GiB
-	GPU    queue.Flavor = "gpu"    // of any model, where models have no quotas of their own
-)
-
-// Quotas say which queues there are in a replay, and what they may use.
-type Quotas interface {
-	// At is what holds from now on until Next. usedHours are the GPU-hours that
-	// workspaces have used so far.
-	At(now time.Time, usedHours map[string]float64) Settings
-	// Queue is where a workspace's jobs wait.
-	Queue(workspace string) queue.QueueID
-	// Flavor is what a GPU of a model is charged as.
-	Flavor(model string) queue.Flavor
-}
-
-// Settings are the quotas of a time.
-type Settings struct {
-	Policy  queue.Policy
-	Cohorts []queue.Cohort
-	Queues  []queue.Queue
-	// Next is when they change; zero: never.
-	Next time.Time
-	// Nominal is what workspaces have of their own; those that are missing have
-	// nothing.
-	Nominal map[string]queue.Resources
-}
-
-// shared is a cluster without quotas: all workspaces share it evenly.
-type shared struct {
-	capacity   map[queue.Flavor]queue.Quota
-	workspaces []string
-}
-
-// Shared are the quotas of a cluster that has none: workspaces share it fairly, by
-// what they use and have used in the last days, and take nothing back from each
-// other.
-func Shared(nodes []placement.Node, jobs []trace.Job) Quotas {
-	s := shared{capacity: map[queue.Flavor]queue.Quota{}}
+// Shared are the definitions of a cluster without quotas: the workspaces of a trace
+// share it evenly, by what they use and have used in the last days, and take nothing
+// back from each other.
+func Shared(nodes []placement.Node, jobs []trace.Job) workspace.Definitions {
+	const gpu, cohort = "gpu", "(cluster)"
 	var gpus, cpu, memory queue.Amount
 	for _, n := range nodes {
 		gpus += queue.Amount(n.GPUs) * queue.One
 		cpu += queue.Amount(n.CPUMilli)
 		memory += gib(n.MemoryMiB)
 	}
-	for f, a := range map[queue.Flavor]queue.Amount{GPU: gpus, CPU: cpu, Memory: memory} {
-		s.capacity[f] = queue.Quota{Nominal: min(a, queue.MaxAmount)}
+	all := workspace.Quotas{}
+	for f, a := range map[queue.Flavor]queue.Amount{gpu: gpus, workspace.CPU: cpu, workspace.Memory: memory} {
+		all[f] = workspace.Quota{Nominal: workspace.Amount(min(a, queue.MaxAmount))}
 	}
+	d := workspace.Definitions{
+		Policy:  workspace.Policy{HalfLife: workspace.Duration(7 * 24 * time.Hour)},
+		Flavors: []workspace.Flavor{{Name: gpu}},
+		Cohorts: []workspace.Cohort{{Name: cohort, Quotas: all}},
+	}
+	for _, w := range workspacesOf(jobs) {
+		d.Workspaces = append(d.Workspaces, workspace.Workspace{Name: w, Cohort: cohort})
+	}
+	return d
+}
+
+// workspacesOf are the names of the jobs' workspaces, sorted.
+func workspacesOf(jobs []trace.Job) []string {
 	names := map[string]bool{}
 	for i := range jobs {
 		names[jobs[i].Workspace] = true
 	}
-	s.workspaces = slices.Sorted(maps.Keys(names))
+	return slices.Sorted(maps.Keys(names))
+}
+
+// gib is memory as it is charged.
+func gib(mib int64) queue.Amount { return queue.Amount((mib*int64(queue.One) + 1023) / 1024) }
+
+// flavorsOf are the flavors of GPU models, by the rule for real nodes.
+func flavorsOf(d workspace.Definitions, models []string) (map[string]queue.Flavor, error) {
+	declared := make([]inventory.Flavor, len(d.Flavors))
+	for i, f := range d.Flavors {
+		declared[i] = inventory.Flavor{
+			Name: queue.Flavor(f.Name), Vendor: f.Vendor, Type: f.Type, Model: f.Model,
+			MinMemoryMiB: f.MemoryMinMiB, MaxMemoryMiB: f.MemoryMaxMiB,
+		}
+	}
+	of := map[string]queue.Flavor{}
+	for _, m := range models {
+		// A trace tells no vendor; what asks for one means the usual one.
+		fleet, err := inventory.New([]inventory.Node{{
+			ID: "node", Eligible: true,
+			Groups: []inventory.Group{{Vendor: "nvidia", Type: "gpu", Name: m, Instances: []inventory.Instance{{ID: "0", Healthy: true}}}},
+		}}, declared)
+		if err != nil {
+			return nil, fmt.Errorf("naming the flavor of model %q: %w", m, err)
+		}
+		for f := range fleet.Flavors() {
+			if f != inventory.CPU && f != inventory.Memory {
+				of[m] = f
+			}
+		}
+	}
+	return of, nil
+}
+
+// budgetEvery is how often budgets are looked at.
+const budgetEvery = time.Hour
+
+// settings are the quotas of a time.
+type settings struct {
+	policy  queue.Policy
+	cohorts []queue.Cohort
+	queues  []queue.Queue
+	nominal []queue.Resources // of GPUs, by workspace; nil: it has nothing of its own
+	next    time.Time         // when they may change; zero: never
+}
+
+// settingsNow are the quotas that hold now.
+func (r *replay) settingsNow() settings {
+	seen := workspace.Seen{Workspaces: r.workspaces, Flavors: slices.Sorted(maps.Values(r.flavors)), Used: r.record.days.uses(r)}
+	var s settings
+	s.policy, s.cohorts, s.queues, s.next = r.Definitions.Effective(r.now, seen)
+	if r.budgets && (s.next.IsZero() || s.next.After(r.now.Add(budgetEvery))) {
+		s.next = r.now.Add(budgetEvery)
+	}
+	s.nominal = make([]queue.Resources, len(r.workspaces))
+	for i, w := range r.workspaces {
+		at := slices.IndexFunc(s.queues, func(q queue.Queue) bool { return q.ID == r.Definitions.QueueFor(w, false) })
+		for f, q := range s.queues[at].Quotas {
+			if f != workspace.CPU && f != workspace.Memory && q.Nominal < queue.MaxAmount {
+				if s.nominal[i] == nil {
+					s.nominal[i] = queue.Resources{}
+				}
+				s.nominal[i][f] = q.Nominal
+			}
+		}
+	}
 	return s
 }
 
-// sharedHalfLife is how fast past use is forgotten.
-const sharedHalfLife = 7 * 24 * time.Hour
+// days are GPU-seconds of workspaces by the day, for budgets.
+type days map[dayOf]float64
 
-// At is as [Quotas] says.
-func (s shared) At(time.Time, map[string]float64) Settings {
-	all := Settings{
-		Policy:  queue.Policy{HalfLife: sharedHalfLife},
-		Cohorts: []queue.Cohort{{Name: "cluster", Quotas: s.capacity}},
-	}
-	for _, w := range s.workspaces {
-		all.Queues = append(all.Queues, queue.Queue{ID: queue.QueueID(w), Cohort: "cluster"})
-	}
-	return all
+type dayOf struct {
+	day       time.Time // midnight UTC
+	workspace int
 }
 
-// Queue is as [Quotas] says.
-func (s shared) Queue(workspace string) queue.QueueID { return queue.QueueID(workspace) }
+// add notes thousandths of GPUs that a workspace held between two times.
+func (d days) add(w int, from, to time.Time, gpu int64) {
+	for from.Before(to) && gpu > 0 {
+		day := from.UTC().Truncate(24 * time.Hour)
+		until := day.Add(24 * time.Hour)
+		if to.Before(until) {
+			until = to
+		}
+		d[dayOf{day, w}] += float64(gpu) * until.Sub(from).Seconds()
+		from = until
+	}
+}
 
-// Flavor is as [Quotas] says.
-func (s shared) Flavor(string) queue.Flavor { return GPU }
-
-// gib is memory as it is charged, rounded up to a thousandth of a GiB.
-func gib(mib int64) queue.Amount { return queue.Amount((mib*1000 + 1023) / 1024) }
+// uses are what budgets need to know of them; earlier days are forgotten.
+func (d days) uses(r *replay) []workspace.Use {
+	since := r.Definitions.UsedSince(r.now)
+	var all []workspace.Use
+	for k, seconds := range d {
+		if k.day.Before(since.UTC().Truncate(24 * time.Hour)) {
+			delete(d, k)
+			continue
+		}
+		all = append(all, workspace.Use{Workspace: r.workspaces[k.workspace], Flavor: "gpu", Day: k.day, Seconds: queue.Amount(seconds)})
+	}
+	return all // only sums of it count
+}

@@ -17,8 +17,13 @@ type record struct {
 	waited            float64 // milliseconds in which jobs waited
 	even, compared    float64 // Jain's index times milliseconds, and those
 	models            []float64
+	fragments         []float64 // by node: thousandths of GPUs that are free and of no use
+	fragmented        float64   // all of them
+	fragmentedMs      float64   // times milliseconds
 	peakWaiting       int
+	until             time.Time // the time that was added up
 	curve             curve
+	days              days // nil: there are no budgets
 }
 
 // tenant is a workspace's part of it.
@@ -68,12 +73,19 @@ func (s *sums) add(r resources, ms float64) {
 }
 
 func newRecord(r *replay) *record {
-	rec := &record{tenants: make([]tenant, len(r.workspaces)), models: make([]float64, len(r.models))}
+	rec := &record{until: r.Start, tenants: make([]tenant, len(r.workspaces)), models: make([]float64, len(r.models))}
 	for _, n := range r.Nodes {
 		rec.capacity.add(resources{int64(n.GPUs) * int64(queue.One), n.CPUMilli, n.MemoryMiB}, 1)
 	}
 	for i := range rec.tenants {
 		rec.tenants[i] = tenant{flavors: map[queue.Flavor]int64{}, wantsOf: map[queue.Flavor]int64{}, models: make([]float64, len(r.models))}
+	}
+	rec.fragments = make([]float64, len(r.Nodes))
+	for i := range r.Nodes {
+		rec.fragment(r, i)
+	}
+	if r.budgets {
+		rec.days = days{}
 	}
 	var last time.Duration
 	for i := range r.jobs {
@@ -83,12 +95,14 @@ func newRecord(r *replay) *record {
 	return rec
 }
 
-// pass lets time pass in which nothing changes.
+// pass adds up the time until to, in which nothing changed.
 func (rec *record) pass(r *replay, to time.Time) {
-	ms := float64(to.Sub(r.now).Milliseconds())
+	from := rec.until
+	ms := float64(to.Sub(from).Milliseconds())
 	if ms <= 0 {
 		return
 	}
+	rec.until = to
 	rec.busy.add(rec.held, ms)
 	if rec.waiting > 0 {
 		rec.busyWaiting.add(rec.held, ms)
@@ -101,9 +115,12 @@ func (rec *record) pass(r *replay, to time.Time) {
 		t.share += share * ms
 		t.used += float64(t.held.gpu) * ms
 		rec.curve.shares[i] = share
+		if rec.days != nil {
+			rec.days.add(i, from, to, t.held.gpu)
+		}
 		if t.waiting > 0 {
 			sum, squares, n = sum+share, squares+share*share, n+1
-			t.short += float64(t.shortfall(r.settings.Nominal[r.workspaces[i]])) * ms
+			t.short += float64(t.shortfall(r.settings.nominal[i])) * ms
 		}
 	}
 	if n > 1 {
@@ -114,14 +131,15 @@ func (rec *record) pass(r *replay, to time.Time) {
 			rec.even += sum * sum / (n * squares) * ms
 		}
 	}
-	rec.curve.add(r.now.Sub(r.Start), to.Sub(r.Start), float64(rec.held.gpu), float64(rec.waiting), r.used.cluster.FragmentedMilli)
+	rec.fragmentedMs += rec.fragmented * ms
+	rec.curve.add(from.Sub(r.Start), to.Sub(r.Start), point{gpu: float64(rec.held.gpu), waiting: float64(rec.waiting), fragmented: rec.fragmented})
 }
 
 // settle notes, after a decision, who is short of what is their own.
 func (rec *record) settle(r *replay) {
 	for i := range rec.tenants {
 		t := &rec.tenants[i]
-		short := t.waiting > 0 && t.shortfall(r.settings.Nominal[r.workspaces[i]]) > 0
+		short := t.waiting > 0 && t.shortfall(r.settings.nominal[i]) > 0
 		if t.shortSince.IsZero() == short {
 			if short {
 				t.shortSince = r.now
@@ -163,6 +181,13 @@ func (rec *record) runs(j *job, sign int) {
 	rec.held.add(held, int64(sign))
 	t.held.add(held, int64(sign))
 	t.flavors[j.options[j.option].flavor] += held.gpu * int64(sign)
+}
+
+// fragment notes that what is free on a node changed.
+func (rec *record) fragment(r *replay, node int) {
+	now := r.used.cluster.FragmentedOn(node)
+	rec.fragmented += now - rec.fragments[node]
+	rec.fragments[node] = now
 }
 
 // served notes what j used from its start until now.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -15,14 +16,15 @@ import (
 	"github.com/drover-ml/drover/orchestrator/placement"
 	"github.com/drover-ml/drover/orchestrator/queue"
 	"github.com/drover-ml/drover/orchestrator/trace"
+	"github.com/drover-ml/drover/orchestrator/workspace"
 )
 
 // Config is a replay.
 type Config struct {
 	Nodes []placement.Node
 	Jobs  []trace.Job
-	// Quotas are who may use what; nil: [Shared].
-	Quotas Quotas
+	// Definitions are the workspaces with their quotas; nil: [Shared].
+	Definitions *workspace.Definitions
 	// Policy is the placement policy, one of [Policies]; "": the default.
 	Policy string
 	// Seed decides in which order nodes that are equally good are taken.
@@ -59,6 +61,9 @@ const (
 	MaxLoad = 100_000
 )
 
+// MaxPrice is the greatest price of a GPU-hour.
+const MaxPrice = 1e6
+
 // MaxSpan is how much virtual time a replay takes at most.
 const MaxSpan = 200 * 365 * 24 * time.Hour
 
@@ -78,9 +83,10 @@ type job struct {
 	started   time.Time
 	members   int
 	place     queue.Place
-	shape     string
+	asked     queue.Job
 	options   []option
-	option    int // of options, that it runs with
+	option    int    // of options, that it runs with
+	why       string // it is outside the queue
 	began     bool
 	ended     bool
 	first     time.Time // start
@@ -143,9 +149,13 @@ type replay struct {
 	fleet      *fleet // while nothing runs
 	used       *fleet // with what runs
 	state      *queue.State
-	settings   Settings
-	models     []string // of all GPUs, sorted
-	workspaces []string // sorted
+	settings   settings
+	flavors    map[string]queue.Flavor // by model
+	budgets    bool                    // there are any
+	scheduled  bool                    // quotas change
+	outside    []int                   // jobs that wait for quotas to change before the queue takes them
+	models     []string                // of all GPUs, sorted
+	workspaces []string                // sorted
 	jobs       []job
 	byID       map[queue.JobID]int
 	events     events
@@ -188,24 +198,33 @@ func newReplay(c Config) (*replay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &replay{Config: c, fleet: f, used: f.clone(), now: c.Start, moved: c.Start, coming: len(c.Jobs), byID: make(map[queue.JobID]int, len(c.Jobs))}
+	r := &replay{Config: c, fleet: f, used: f.clone(), now: c.Start, moved: c.Start, coming: len(c.Jobs), workspaces: workspacesOf(c.Jobs), byID: make(map[queue.JobID]int, len(c.Jobs))}
 	for _, n := range c.Nodes {
 		if n.GPUs > 0 && !slices.Contains(r.models, n.Model) {
 			r.models = append(r.models, n.Model)
 		}
 	}
 	slices.Sort(r.models)
+	if r.flavors, err = flavorsOf(*r.Definitions, r.models); err != nil {
+		return nil, err
+	}
+	if err := r.checkPrices(); err != nil {
+		return nil, err
+	}
+	for _, w := range r.Definitions.Workspaces {
+		r.budgets = r.budgets || w.Budget != nil
+		r.scheduled = r.scheduled || len(w.Schedules) > 0
+	}
+	for _, c := range r.Definitions.Cohorts {
+		r.scheduled = r.scheduled || len(c.Schedules) > 0
+	}
 	if err := r.load(); err != nil {
 		return nil, err
 	}
 	r.record = newRecord(r)
-	r.settings = c.Quotas.At(r.now, r.usedHours())
-	snap := queue.Snapshot{Policy: r.settings.Policy, Cohorts: r.settings.Cohorts, Queues: r.settings.Queues}
-	if r.state, err = queue.Open(snap, r.fleet); err != nil {
-		return nil, fmt.Errorf("opening the queues: %w", err)
-	}
-	r.expect(r.settings.Next, quotaChange, 0)
-	return r, nil
+	r.settings = r.settingsNow()
+	r.expect(r.settings.next, quotaChange, 0)
+	return r, r.open(queue.Snapshot{})
 }
 
 // complete checks c and fills in what is left out.
@@ -230,8 +249,9 @@ func (c *Config) complete() error {
 		c.Start = DefaultStart
 	}
 	c.Grace = cmp.Or(c.Grace, DefaultGrace)
-	if c.Quotas == nil {
-		c.Quotas = Shared(c.Nodes, c.Jobs)
+	if c.Definitions == nil {
+		d := Shared(c.Nodes, c.Jobs)
+		c.Definitions = &d
 	}
 	c.Nodes = slices.Clone(c.Nodes)
 	random := rand.New(rand.NewPCG(c.Seed, 0x94d049bb133111eb))
@@ -245,20 +265,37 @@ func Policies() []string {
 	return slices.DeleteFunc(placement.Policies(), func(name string) bool { return name == "random" })
 }
 
+// checkPrices reports whether there is a price of each model, or none at all.
+func (r *replay) checkPrices() error {
+	if r.Prices == nil {
+		return nil
+	}
+	for _, m := range slices.Sorted(maps.Keys(r.Prices)) {
+		if !slices.Contains(r.models, m) {
+			return fmt.Errorf("a price for GPUs of model %q, which no node has; there are %s", m, strings.Join(r.models, ", "))
+		}
+		if p := r.Prices[m]; !(p >= 0 && p <= MaxPrice) {
+			return fmt.Errorf("a price of %v for GPUs of model %q; prices are 0 to %v", p, m, MaxPrice)
+		}
+	}
+	for _, m := range r.models {
+		if _, ok := r.Prices[m]; !ok {
+			return fmt.Errorf("no price for GPUs of model %q; say what an hour of each model costs, or of none", m)
+		}
+	}
+	return nil
+}
+
 // load makes jobs of the trace's, and lets them come.
 func (r *replay) load() error {
-	names := map[string]int{}
-	for i := range r.Config.Jobs {
-		names[r.Config.Jobs[i].Workspace] = 0
-	}
-	if len(names) > MaxWorkspaces {
-		return fmt.Errorf("the trace has %d workspaces; a replay has at most %d", len(names), MaxWorkspaces)
+	if len(r.workspaces) > MaxWorkspaces {
+		return fmt.Errorf("the trace has %d workspaces; a replay has at most %d", len(r.workspaces), MaxWorkspaces)
 	}
 	first := r.Config.Jobs[0].Submitted
 	for i := range r.Config.Jobs {
 		first = min(first, r.Config.Jobs[i].Submitted)
 	}
-	r.workspaces = slices.Sorted(maps.Keys(names))
+	names := map[string]int{}
 	for i, w := range r.workspaces {
 		names[w] = i
 	}
@@ -308,8 +345,10 @@ func (r *replay) void(e event) bool {
 
 // step lets all happen that happens next, at one moment, and decides.
 func (r *replay) step() error {
-	r.record.pass(r, r.events[0].at)
 	r.now = r.events[0].at
+	if r.coming > 0 || r.running > 0 {
+		r.record.pass(r, r.now)
+	} // otherwise it counts only if something starts yet
 	if past := r.now.Sub(r.Start); past > MaxSpan {
 		return fmt.Errorf("after %.0f years of virtual time %d of %d jobs have not ended; a replay goes no further", MaxSpan.Hours()/24/365, len(r.jobs)-r.ended-len(r.refused), len(r.jobs))
 	}
@@ -337,7 +376,7 @@ func (r *replay) step() error {
 // happen lets e happen, and reports whether a decision may be another now.
 func (r *replay) happen(e event) (changed bool, err error) {
 	if e.kind == quotaChange {
-		return true, r.reopen()
+		return r.quotasChange()
 	}
 	if r.void(e) {
 		return false, nil
@@ -347,7 +386,7 @@ func (r *replay) happen(e event) (changed bool, err error) {
 	switch e.kind {
 	case jobComes:
 		r.coming--
-		return true, r.submit(e.job)
+		return true, r.comes(e.job)
 	case jobEnds:
 		r.stop(j)
 		j.ended = true
@@ -363,32 +402,50 @@ func (r *replay) happen(e event) (changed bool, err error) {
 	}
 }
 
-// submit lets a job wait, or refuses it.
-func (r *replay) submit(i int) error {
+// comes lets a job wait, or refuses it. Where quotas have a schedule, what is too
+// much now may not be later: it stays outside until they change.
+func (r *replay) comes(i int) error {
 	j := &r.jobs[i]
-	refuse := func(why string) error {
-		r.refused = append(r.refused, Refused{j.Name, j.Workspace, j.Line, why})
+	if j.Each.GPUs > 0 && !r.anyModel(j.Each.Models) {
+		r.refuse(j, fmt.Sprintf("no node has a GPU of model %s; there are %s", strings.Join(j.Each.Models, " or "), strings.Join(r.models, ", ")))
 		return nil
 	}
-	if j.Each.GPUs > 0 && !r.anyModel(j.Each.Models) {
-		return refuse(fmt.Sprintf("no node has a GPU of model %s; there are %s", strings.Join(j.Each.Models, " or "), strings.Join(r.models, ", ")))
+	if err := j.Each.Check(); err != nil {
+		r.refuse(j, err.Error())
+		return nil
 	}
-	q, err := r.queueJob(j)
-	if err != nil {
-		return refuse(err.Error())
-	}
-	err = r.state.Submit(q)
-	var refusal *queue.Refusal
+	r.describe(j)
+	why, err := r.submit(j)
 	switch {
-	case errors.As(err, &refusal):
-		return refuse(refusal.Reason.String())
-	case errors.Is(err, queue.ErrInvalid): // amounts out of all proportion, or a flavor without quota
-		return refuse(err.Error())
 	case err != nil:
 		return err
+	case why == "":
+	case !r.scheduled:
+		r.refuse(j, why)
+		return nil
+	default:
+		r.outside = append(r.outside, i)
+		j.why = why
 	}
 	r.waits(i)
 	return nil
+}
+
+func (r *replay) refuse(j *job, why string) {
+	r.refused = append(r.refused, Refused{j.Name, j.Workspace, j.Line, why})
+}
+
+// submit adds a job to the queue; why is the reason if that refuses it.
+func (r *replay) submit(j *job) (why string, err error) {
+	err = r.state.Submit(j.asked)
+	var refusal *queue.Refusal
+	switch {
+	case errors.As(err, &refusal):
+		return refusal.Reason.String(), nil
+	case errors.Is(err, queue.ErrInvalid): // amounts out of all proportion, or a flavor that nobody has a quota of
+		return err.Error(), nil
+	}
+	return "", err
 }
 
 // anyModel reports whether nodes have a GPU that is one of models.
@@ -401,42 +458,39 @@ func (r *replay) waits(i int) {
 	r.jobs[i].waits = true
 	r.waiting++
 	r.record.waits(&r.jobs[i], 1)
-	if d := r.settings.Policy.PreemptionDelay; d > 0 {
+	if d := r.settings.policy.PreemptionDelay; d > 0 {
 		r.expect(r.now.Add(d), lookAgain, i)
 	}
-	if d := r.settings.Policy.Patience; d > 0 {
+	if d := r.settings.policy.Patience; d > 0 {
 		r.expect(r.jobs[i].submitted.Add(d), lookAgain, i)
 	}
 }
 
-// queueJob is a job as the queue takes it.
-func (r *replay) queueJob(j *job) (queue.Job, error) {
-	if err := j.Each.Check(); err != nil {
-		return queue.Job{}, err
+// describe says what j is to the queue.
+func (r *replay) describe(j *job) {
+	j.asked = queue.Job{
+		ID: j.id, Queue: r.Definitions.QueueFor(j.Workspace, false), Submitted: j.submitted,
+		Priority: j.Priority, Preemptible: r.Definitions.Preemptible(j.Workspace), Min: j.Min, Max: j.Max, RunTime: cmp.Or(j.RunTime, Declared(j.Duration)),
 	}
-	q := queue.Job{
-		ID: j.id, Queue: r.Quotas.Queue(j.Workspace), Submitted: j.submitted,
-		Priority: j.Priority, Preemptible: j.Preemptible, Min: j.Min, Max: j.Max, RunTime: cmp.Or(j.RunTime, Declared(j.Duration)),
+	if j.Job.Preemptible != nil {
+		j.asked.Preemptible = *j.Job.Preemptible
 	}
-	options := r.options(j)
-	tasks := make([]placement.Task, len(options))
-	for i, o := range options {
-		need := queue.Resources{CPU: queue.Amount(j.Each.CPUMilli), Memory: gib(j.Each.MemoryMiB)}
+	j.options = r.options(j)
+	tasks := make([]placement.Task, len(j.options))
+	for i, o := range j.options {
+		need := queue.Resources{workspace.CPU: queue.Amount(j.Each.CPUMilli), workspace.Memory: gib(j.Each.MemoryMiB)}
 		if j.Each.GPUs > 0 {
 			need[o.flavor] = queue.Amount(j.Each.GPUMilli())
 		}
 		if i == 0 {
-			q.Each = need
+			j.asked.Each = need
 		} else {
-			q.Or = append(q.Or, need)
+			j.asked.Or = append(j.asked.Or, need)
 		}
 		tasks[i] = j.Each
 		tasks[i].Models = o.models
 	}
-	j.options = options
-	j.shape = r.fleet.shape(tasks)
-	q.Shape = j.shape
-	return q, nil
+	j.asked.Shape = r.fleet.shape(tasks)
 }
 
 // option is a flavor that will do for a job, and its models; none: any.
@@ -460,7 +514,7 @@ func (r *replay) options(j *job) []option {
 		if !slices.Contains(r.models, m) {
 			continue
 		}
-		f := r.Quotas.Flavor(m)
+		f := r.flavors[m]
 		i := slices.IndexFunc(all, func(o option) bool { return o.flavor == f })
 		if i < 0 {
 			i = len(all)
@@ -471,15 +525,37 @@ func (r *replay) options(j *job) []option {
 	return all
 }
 
-// reopen lets quotas change.
-func (r *replay) reopen() error {
-	r.settings = r.Quotas.At(r.now, r.usedHours())
-	r.expect(r.settings.Next, quotaChange, 0)
-	snap := r.state.Snapshot()
-	snap.Policy, snap.Cohorts, snap.Queues = r.settings.Policy, r.settings.Cohorts, r.settings.Queues
+// quotasChange lets quotas be what they are now, and reports whether they were not.
+func (r *replay) quotasChange() (bool, error) {
+	was := r.settings
+	r.settings = r.settingsNow()
+	r.expect(r.settings.next, quotaChange, 0)
+	if reflect.DeepEqual(was.cohorts, r.settings.cohorts) && reflect.DeepEqual(was.queues, r.settings.queues) {
+		return false, nil
+	}
+	if err := r.open(r.state.Snapshot()); err != nil {
+		return true, err
+	}
+	still := r.outside[:0]
+	for _, i := range r.outside {
+		why, err := r.submit(&r.jobs[i])
+		if err != nil {
+			return true, err
+		}
+		if r.jobs[i].why = why; why != "" {
+			still = append(still, i)
+		}
+	}
+	r.outside = still
+	return true, nil
+}
+
+// open makes the state of a snapshot with the quotas that hold now.
+func (r *replay) open(snap queue.Snapshot) error {
+	snap.Policy, snap.Cohorts, snap.Queues = r.settings.policy, r.settings.cohorts, r.settings.queues
 	s, err := queue.Open(snap, r.fleet)
 	if err != nil {
-		return fmt.Errorf("changing quotas at %s: %w", r.now.Format(time.RFC3339), err)
+		return fmt.Errorf("opening the queues as of %s: %w", r.now.UTC().Format(time.RFC3339), err)
 	}
 	r.state = s
 	return nil
@@ -504,12 +580,13 @@ func (r *replay) decide() error {
 func (r *replay) start(s queue.Start) {
 	i := r.byID[s.Job]
 	j := &r.jobs[i]
+	r.record.pass(r, r.now)
 	r.waiting--
 	r.record.waits(j, -1)
 	j.run++
 	j.waits, j.running, j.started, j.members, j.place, j.option = false, true, r.now, s.Members, s.Place, s.Option
-	q := queue.Job{Shape: j.shape}
-	r.used.Take(&q, j.option, j.place)
+	r.used.Take(&j.asked, j.option, j.place)
+	r.changed(j.place)
 	if !j.began {
 		j.began, j.first = true, r.now
 	}
@@ -517,23 +594,14 @@ func (r *replay) start(s queue.Start) {
 	r.running++
 	m := int64(j.members)
 	r.expect(r.now.Add(time.Duration((j.left+m-1)/m)*time.Millisecond), jobEnds, i)
-	if j.Preemptible {
-		if d := r.settings.Policy.MinRunTime; d > 0 {
+	if j.asked.Preemptible {
+		if d := r.settings.policy.MinRunTime; d > 0 {
 			r.expect(r.now.Add(d), lookAgain, i)
 		}
 		if j.Checkpoint > 0 {
 			r.expect(r.now.Add(j.Checkpoint), checkpoints, i)
 		}
 	}
-}
-
-// usedHours are GPU-hours by workspace.
-func (r *replay) usedHours() map[string]float64 {
-	used := map[string]float64{}
-	for i, w := range r.workspaces {
-		used[w] = r.record.tenants[i].used / hourMilli
-	}
-	return used
 }
 
 // modelOf is the index of a node's model.
@@ -547,8 +615,16 @@ func (r *replay) stop(j *job) {
 	r.record.served(r, j)
 	r.record.runs(j, -1)
 	r.running--
-	r.used.Release(&queue.Job{Shape: j.shape}, j.option, j.place)
+	r.used.Release(&j.asked, j.option, j.place)
+	r.changed(j.place)
 	j.running = false
+}
+
+// changed notes that others have room on the nodes of a place, or no longer.
+func (r *replay) changed(place queue.Place) {
+	for _, s := range place {
+		r.record.fragment(r, r.fleet.index[s.Node])
+	}
 }
 
 // requeue lets a victim wait again, with what its last checkpoint has.

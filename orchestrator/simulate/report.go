@@ -15,7 +15,8 @@ type Report struct {
 	Load    float64 `json:"load"`
 	Cluster Cluster `json:"cluster"`
 	Jobs    Jobs    `json:"jobs"`
-	// MakespanS is from when the first job came to when the last one ended.
+	// MakespanS is from when the first job came to when the last one ended, or was
+	// refused.
 	MakespanS   float64     `json:"makespan_s"`
 	Waiting     Waits       `json:"waiting"`
 	Workspaces  []Workspace `json:"workspaces"`
@@ -169,7 +170,7 @@ func pct(part, all float64) float64 {
 
 func (r *replay) report() *Report {
 	rec := r.record
-	span := float64(r.now.Sub(r.Start).Milliseconds())
+	span := float64(rec.until.Sub(r.Start).Milliseconds())
 	rep := &Report{
 		Policy: r.Policy, Seed: r.Seed, Load: r.Load, MakespanS: span / 1000,
 		Cluster: Cluster{len(r.Nodes), int(rec.capacity.gpu / 1000), float64(rec.capacity.cpu) / 1000, rounded(float64(rec.capacity.memory) / 1024)},
@@ -186,10 +187,7 @@ func (r *replay) report() *Report {
 		jain := rounded(rec.even / rec.compared)
 		rep.Fairness.Jain = &jain
 	}
-	for _, p := range rec.curve.points {
-		rep.FragmentedPct += p.fragmented * p.ms
-	}
-	rep.FragmentedPct = pct(rep.FragmentedPct, float64(rec.capacity.gpu)*span)
+	rep.FragmentedPct = pct(rec.fragmentedMs, float64(rec.capacity.gpu)*span)
 	r.reportWaits(rep)
 	r.reportWorkspaces(rep, span)
 	r.reportModels(rep)
@@ -233,7 +231,7 @@ func (r *replay) reportWorkspaces(rep *Report, span float64) {
 	for i := range r.record.tenants {
 		t, w := &r.record.tenants[i], &rep.Workspaces[i]
 		if !t.shortSince.IsZero() {
-			t.longestShort = max(t.longestShort, r.now.Sub(t.shortSince))
+			t.longestShort = max(t.longestShort, r.record.until.Sub(t.shortSince))
 		}
 		w.GPUHours, w.SharePct = rounded(t.used/hourMilli), pct(t.share, span)
 		w.ShortGPUHours, w.LongestShortS = rounded(t.short/hourMilli), t.longestShort.Seconds()
@@ -281,7 +279,7 @@ func (r *replay) stranded() []Refused {
 		if !j.waits {
 			continue
 		}
-		why := "nothing was decided on it"
+		why := j.why
 		if reason, err := r.state.Why(j.id); err == nil {
 			why = reason.String()
 		}
@@ -299,7 +297,7 @@ func (r *replay) curve() Curve {
 	capacity := float64(r.record.capacity.gpu)
 	for _, p := range c.points {
 		all.GPUPct = append(all.GPUPct, pct(p.gpu, capacity*p.ms))
-		all.FragmentedPct = append(all.FragmentedPct, pct(p.fragmented, capacity))
+		all.FragmentedPct = append(all.FragmentedPct, pct(p.fragmented, capacity*p.ms))
 		all.Waiting = append(all.Waiting, rounded(p.waiting/p.ms))
 		for i := range all.Shares {
 			all.Shares[i].Pct = append(all.Shares[i].Pct, pct(p.shares[i], p.ms))
