@@ -15,7 +15,7 @@ import (
 
 func fromStub(s *api.AllocationListStub) run.Alloc {
 	return fromAlloc(&api.Allocation{
-		ID: s.ID, JobID: s.JobID, NodeID: s.NodeID, NodeName: s.NodeName,
+		ID: s.ID, JobID: s.JobID, NodeID: s.NodeID, NodeName: s.NodeName, TaskGroup: s.TaskGroup,
 		CreateIndex: s.CreateIndex, ModifyIndex: s.ModifyIndex,
 		ClientStatus: s.ClientStatus, ClientDescription: s.ClientDescription,
 		DesiredStatus: s.DesiredStatus, DesiredDescription: s.DesiredDescription,
@@ -32,6 +32,7 @@ func fromAlloc(a *api.Allocation) run.Alloc {
 		Client: a.ClientStatus, Desired: a.DesiredStatus,
 		Description: a.ClientDescription, Preempted: a.PreemptedByAllocation != "",
 	}
+	out.Rank, _ = jobspec.RankOf(a.TaskGroup)
 	if d := a.DeploymentStatus; d != nil && d.Healthy != nil {
 		out.Unhealthy = !*d.Healthy
 	}

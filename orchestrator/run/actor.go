@@ -72,8 +72,12 @@ func (t *task) index() *int {
 // attempt is an attempt with what is known of it for now.
 type attempt struct {
 	AttemptState
-	task    *task
-	alloc   *Alloc
+	task  *task
+	alloc *Alloc // of a gang that of rank 0
+	// members are a gang's allocations, by rank; nil without a gang.
+	members map[int]*Alloc
+	// broken tells that a member has failed, so that the others are stopped.
+	broken  bool
 	busy    bool // a call that must not overlap with another is under way
 	stopped bool // the cluster has confirmed a stop
 	resumed bool // loaded from the store: its job may be there already

@@ -232,7 +232,7 @@ func (a *actor) makeRoom(at *attempt) {
 		return
 	}
 	spec, err := a.spec(at.task)
-	if err == nil && spec.Checkpoint != nil && at.alloc != nil && !at.alloc.Ended() && !at.alloc.Started.IsZero() {
+	if alive := at.alive(); err == nil && spec.Checkpoint != nil && len(alive) > 0 && !alive[0].Started.IsZero() {
 		deadline := v.Seen.Add(failover.CheckpointTimeout)
 		if !at.sealed.After(v.Seen) && now().Before(deadline) {
 			if !at.askedFor {
@@ -243,7 +243,7 @@ func (a *actor) makeRoom(at *attempt) {
 			return
 		}
 	}
-	v.Leaving, at.Again = true, true
+	v.Leaving, at.Again, at.Evicted = true, true, true
 	a.change.attempts.add(at)
 	a.halt(at, v.Why)
 }
@@ -255,16 +255,26 @@ func (at *attempt) pinned() bool {
 
 // decline gives a place back that Nomad did not let the attempt have.
 func (a *actor) decline(at *attempt, why string) {
-	id, number := a.taskID(at.task), at.Number
-	a.tell(func() { a.engine.config.Queue.Declined(id, number) })
+	a.declined(at)
 	at.Again = true
 	a.halt(at, fmt.Sprintf("Nomad did not place it %s: %s", placeText(*at.Grant), why))
 }
 
-// place is where the attempt's job is pinned to, nil if it is not.
-func (at *attempt) place() *jobspec.Place {
-	if !at.pinned() || len(at.Grant.Members) != 1 {
-		return nil
+// declined tells the queue that a place did not do.
+func (a *actor) declined(at *attempt) {
+	if q := a.engine.config.Queue; q != nil {
+		id, number := a.taskID(at.task), at.Number
+		a.tell(func() { q.Declined(id, number) })
 	}
-	return &at.Grant.Members[0]
+}
+
+// pin tells an attempt's job where the queue has sent it.
+func (at *attempt) pin(id *jobspec.Identity, gang bool) {
+	switch {
+	case !at.pinned():
+	case gang:
+		id.Ranks = at.Grant.Members
+	case len(at.Grant.Members) == 1:
+		id.Place = &at.Grant.Members[0]
+	}
 }

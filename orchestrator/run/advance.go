@@ -527,7 +527,7 @@ func (a *actor) job(at *attempt) (*api.Job, error) {
 	for _, f := range at.Avoid {
 		id.Avoid = append(id.Avoid, f.Device)
 	}
-	id.Place = at.place()
+	at.pin(&id, spec.Gang != nil)
 	return jobspec.Task(id, *spec, a.engine.config.JobCluster)
 }
 

@@ -32,8 +32,12 @@ const (
 
 // record reads an attempt's result record, nil if there is none.
 func (e *Engine) record(ctx context.Context, id jobspec.Identity) (*mltask.Result, error) {
+	return e.recordAt(ctx, id.ResultKey())
+}
+
+func (e *Engine) recordAt(ctx context.Context, key string) (*mltask.Result, error) {
 	var r mltask.Result
-	err := e.config.Artifacts.GetRecord(ctx, "results/"+id.ResultKey(), &r)
+	err := e.config.Artifacts.GetRecord(ctx, "results/"+key, &r)
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
 	switch {
@@ -50,6 +54,10 @@ func (e *Engine) record(ctx context.Context, id jobspec.Identity) (*mltask.Resul
 // lookInto finds out how an attempt ended: what its record says, and the last
 // lines of its log if it failed.
 func (a *actor) lookInto(at *attempt, gone bool) {
+	if a.isGang(at) {
+		a.lookIntoGang(at, gone)
+		return
+	}
 	at.busy = true
 	a.engine.tails.drop(at.JobID)
 	alloc, stopping, id := at.alloc, at.Stopping, a.identity(at)
@@ -150,6 +158,10 @@ func (a *actor) conclude(at *attempt, o outcome) {
 	}
 	if o.Loss != nil {
 		a.lose(at, &o)
+	}
+	if o.Incomplete && o.Phase == Failed && !at.Again { // whoever was missing, all give back what they had
+		at.Again = true
+		a.declined(at)
 	}
 	if at.Again && o.Phase == Failed {
 		o.Free, at.Moved = true, at.Moved || len(at.Avoid) > 0

@@ -123,6 +123,18 @@ func (f *fleet) fault(a *Alloc) (*failover.Fault, string) {
 	return f.worst(a.NodeID, a.Devices, a.Created)
 }
 
+// worstOf is the one of some allocations, at least one, whose devices fare worst,
+// with the fault; the first and nil if they are all well.
+func (f *fleet) worstOf(all []*Alloc) (alloc *Alloc, fault *failover.Fault, incident string) {
+	alloc = all[0]
+	for _, x := range all {
+		if found, id := f.fault(x); found != nil && (fault == nil || found.Worse(*fault)) {
+			alloc, fault, incident = x, found, id
+		}
+	}
+	return alloc, fault, incident
+}
+
 func (f *fleet) worst(nodeID string, devices []string, placed uint64) (*failover.Fault, string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/drover-ml/drover/internal/artifact"
@@ -30,15 +31,15 @@ func (ailing) apply(*actor) {}
 // leaveDevices has an attempt leave devices that fail, one stored step at a
 // time.
 func (a *actor) leaveDevices(at *attempt) {
-	if at.task.node.Kind == pipeline.KindEndpoint || at.Stopping != "" || at.alloc == nil || at.alloc.Ended() || at.alloc.Desired != "run" ||
-		!a.engine.fleet.knows() {
+	alive := at.alive()
+	if at.task.node.Kind == pipeline.KindEndpoint || at.Stopping != "" || len(alive) == 0 || !a.engine.fleet.knows() {
 		return
 	}
-	if m := at.Move; m.Open() && m.AllocID != at.alloc.ID {
+	if m := at.Move; m.Open() && !slices.ContainsFunc(alive, func(x *Alloc) bool { return x.ID == m.AllocID }) {
 		m.Phase, m.Outcome = failover.Over, fmt.Sprintf("its node %s was lost before it was moved", m.NodeName)
 		a.change.attempts.add(at)
 	}
-	fault, incident := a.engine.fleet.fault(at.alloc)
+	alloc, fault, incident := a.engine.fleet.worstOf(alive)
 	if fault == nil && !at.Move.Open() {
 		return
 	}
@@ -48,11 +49,11 @@ func (a *actor) leaveDevices(at *attempt) {
 	}
 	s := failover.Situation{
 		Fault: fault, Move: at.Move, Moves: a.moves(at.task), Sealed: at.sealed, Now: now(),
-		Checkpoints: spec.Checkpoint != nil && !at.alloc.Started.IsZero(),
+		Checkpoints: spec.Checkpoint != nil && !alloc.Started.IsZero(),
 	}
 	switch failover.Next(s) {
 	case failover.Ask:
-		a.beginMove(at, *fault, incident, failover.Asked)
+		a.beginMove(at, alloc, *fault, incident, failover.Asked)
 		a.say(at, fmt.Sprintf("%s on node %s: %s; asking for a checkpoint", fault.Device, fault.NodeName, fault.Reason))
 		a.ask(at)
 		a.look(at)
@@ -68,7 +69,7 @@ func (a *actor) leaveDevices(at *attempt) {
 		a.say(at, fmt.Sprintf("%s on node %s is well again: the task stays", at.Move.Device, at.Move.NodeName))
 	case failover.Leave:
 		if !at.Move.Open() {
-			a.beginMove(at, *fault, incident, failover.Leaving)
+			a.beginMove(at, alloc, *fault, incident, failover.Leaving)
 		}
 		if m := at.Move; at.sealed.After(m.Seen) {
 			m.Checkpointed = new(at.sealed.UTC())
@@ -82,8 +83,8 @@ func (a *actor) say(at *attempt, message string) {
 	a.event(Event{Type: "failover", Node: at.Node, Trial: at.Trial, Phase: at.Phase, Message: message})
 }
 
-func (a *actor) beginMove(at *attempt, f failover.Fault, incident string, p failover.Phase) {
-	at.Move = &failover.Move{Incident: incident, Fault: f, AllocID: at.alloc.ID, JobID: at.JobID, Phase: p, Seen: now()}
+func (a *actor) beginMove(at *attempt, alloc *Alloc, f failover.Fault, incident string, p failover.Phase) {
+	at.Move = &failover.Move{Incident: incident, Fault: f, AllocID: alloc.ID, JobID: at.JobID, Phase: p, Seen: now()}
 	at.Incident = incident
 	a.change.attempts.add(at)
 }
@@ -103,7 +104,12 @@ func (a *actor) moves(t *task) int {
 // moved when its time is up.
 func (a *actor) ask(at *attempt) {
 	at.askedFor = true
-	alloc := at.alloc.ID
+	for _, x := range at.alive() {
+		a.signal(at, x.ID)
+	}
+}
+
+func (a *actor) signal(at *attempt, alloc string) {
 	a.effect(func(ctx context.Context) {
 		for failures := 0; failures < 5; failures++ {
 			err := a.engine.config.Cluster.Signal(ctx, alloc, checkpointSignal)
@@ -208,7 +214,7 @@ func (e *Engine) loss(ctx context.Context, o outcome, leaving bool, alloc *Alloc
 		if err != nil {
 			return nil, err
 		}
-		l.fault, l.incident = &f, incident
+		l.fault, l.incident, l.alloc = &f, incident, alloc
 	}
 	c, err := e.checkpoint(ctx, id)
 	if err != nil {
@@ -227,6 +233,7 @@ type loss struct {
 	// stopped to be moved.
 	fault    *failover.Fault
 	incident string
+	alloc    *Alloc // that had the device
 }
 
 // lose notes that an attempt has ended because of its device. It is tried again
@@ -235,7 +242,7 @@ func (a *actor) lose(at *attempt, o *outcome) {
 	l := o.Loss
 	if l.fault != nil {
 		if at.Move == nil || at.Move.Incident != l.incident {
-			a.beginMove(at, *l.fault, l.incident, failover.Leaving)
+			a.beginMove(at, l.alloc, *l.fault, l.incident, failover.Leaving)
 		}
 		at.Move.Fault = *l.fault
 	}

@@ -25,7 +25,7 @@ func (m news) apply(a *actor) {
 		if at.Registered {
 			a.inspect(at)
 		}
-	case m.Alloc != nil && at.alloc != nil && !at.alloc.Ended() && m.Alloc.Created > at.alloc.Created:
+	case m.Alloc != nil && at.members == nil && at.alloc != nil && !at.alloc.Ended() && m.Alloc.Created > at.alloc.Created:
 		a.inspect(at) // a successor, before the news of what became of the other
 	case m.Alloc != nil:
 		a.observe(at, m.Alloc)
@@ -40,7 +40,7 @@ func (m news) apply(a *actor) {
 func (a *actor) unplaced(at *attempt, why string) {
 	switch {
 	case at.Phase != Queued || at.Stopping != "" || why == "":
-	case at.pinned() && at.alloc == nil:
+	case at.pinned() && len(at.allocs()) < len(at.Grant.Members):
 		a.decline(at, why)
 	default:
 		a.explain(at, a.waits(at, why))
@@ -63,6 +63,10 @@ func (m resync) apply(a *actor) {
 func (a *actor) observe(at *attempt, alloc *Alloc) {
 	if at.busy {
 		at.missed = true
+		return
+	}
+	if a.isGang(at) {
+		a.observeMember(at, alloc)
 		return
 	}
 	if at.alloc != nil && (alloc.Created < at.alloc.Created || alloc.ID == at.alloc.ID && alloc.Modified < at.alloc.Modified) {
@@ -148,16 +152,7 @@ func short(id string) string { return id[:min(8, len(id))] }
 // takes nothing from the retry budget. It may have succeeded all the same, and
 // the job may have been stopped by someone: conclude and inspect tell.
 func (a *actor) displaced(at *attempt, alloc *Alloc) {
-	why := fmt.Sprintf("node %s was lost", alloc.NodeName)
-	switch {
-	case alloc.Preempted:
-		why = "it was preempted by a job of higher priority"
-	case alloc.Client != "lost":
-		why = fmt.Sprintf("its allocation on node %s was stopped", alloc.NodeName)
-		if alloc.Description != "" {
-			why += " (" + alloc.Description + ")"
-		}
-	}
+	why := displacedBy(alloc)
 	a.engine.tails.drop(at.JobID)
 	if at.Phase != Queued {
 		at.Phase = Queued
@@ -190,6 +185,19 @@ func (a *actor) displaced(at *attempt, alloc *Alloc) {
 		o.Points = a.engine.points(ctx, r, id)
 		return lookedUp{at, &o}, nil
 	})
+}
+
+// displacedBy is why the cluster has ended an allocation by itself.
+func displacedBy(alloc *Alloc) string {
+	switch {
+	case alloc.Preempted:
+		return "it was preempted by a job of higher priority"
+	case alloc.Client == "lost":
+		return fmt.Sprintf("node %s was lost", alloc.NodeName)
+	case alloc.Description != "":
+		return fmt.Sprintf("its allocation on node %s was stopped (%s)", alloc.NodeName, alloc.Description)
+	}
+	return fmt.Sprintf("its allocation on node %s was stopped", alloc.NodeName)
 }
 
 // lookedUp tells how a displaced attempt had ended before: nil, it had not.

@@ -21,6 +21,8 @@ type outcome struct {
 	LogTail     string
 	Record      *mltask.Result
 	Points      []MetricPoint
+	// Incomplete tells that a gang did not come together.
+	Incomplete bool
 	// Loss tells that it ended because of its device.
 	Loss *loss
 }

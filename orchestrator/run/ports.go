@@ -322,6 +322,7 @@ type Alloc struct {
 	JobID    string
 	NodeID   string
 	NodeName string
+	Rank     int // in its gang; 0 without one
 	// Created and Modified are Nomad's indexes; a higher Created is the
 	// successor, a lower Modified is old news.
 	Created, Modified uint64

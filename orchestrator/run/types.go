@@ -131,12 +131,24 @@ type Attempt struct {
 	// LogTail is the end of a failed attempt's stderr (else stdout).
 	LogTail string   `json:"log_tail,omitempty"`
 	Devices []string `json:"devices,omitempty"`
+	// Members are those of a gang, by rank; what else is said is of rank 0, or of
+	// the member that has failed.
+	Members []Member `json:"members,omitempty"`
+	// Evicted tells that it has made room for another task.
+	Evicted bool `json:"evicted,omitempty"`
 	// Incident is that of the attempt's device, "" if that was well. Moved
 	// tells that the attempt ended because of it, and that its task went on.
 	Incident string     `json:"incident,omitempty"`
 	Moved    bool       `json:"moved,omitempty"`
 	Started  *time.Time `json:"started,omitempty"`
 	Ended    *time.Time `json:"ended,omitempty"`
+}
+
+// Member is an attempt's part in a gang.
+type Member struct {
+	AllocID  string   `json:"alloc_id,omitempty"`
+	NodeName string   `json:"node_name,omitempty"`
+	Devices  []string `json:"devices,omitempty"`
 }
 
 // Trial is one trial of a sweep.
