@@ -44,7 +44,11 @@ func (db *DB) PutWorkspaces(ctx context.Context, s workspace.Stored) error {
 	return nil
 }
 
-const secondsPerDay = 24 * 60 * 60
+const (
+	secondsPerDay = 24 * 60 * 60
+	// maxCharge is how long an attempt may be charged at once, in seconds.
+	maxCharge = 10 * 366 * secondsPerDay
+)
 
 // AddUsage counts what charges add to what is counted of the same attempts.
 func (db *DB) AddUsage(ctx context.Context, charges []workspace.Charge) error {
@@ -64,10 +68,10 @@ func (db *DB) AddUsage(ctx context.Context, charges []workspace.Charge) error {
 
 // charge counts whole seconds, so that parts add up exactly.
 func (t *tx) charge(c workspace.Charge) error {
-	if c.Amount < 0 || c.Amount > queue.MaxAmount || c.From.Unix() < 0 {
-		return fmt.Errorf("%s of %s since %s is no use", c.Amount, c.Flavor, c.From)
-	}
 	from, to := c.From.Unix(), c.To.Unix()
+	if c.Amount < 0 || c.Amount > queue.MaxAmount || from < 0 || to-from > maxCharge {
+		return fmt.Errorf("%s of %s from %s to %s is no use", c.Amount, c.Flavor, c.From, c.To)
+	}
 	var until int64
 	err := t.get(`SELECT until FROM charged WHERE job = ? AND attempt = ? AND flavor = ?`, []any{c.Job, c.Attempt, c.Flavor}, &until)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
