@@ -134,6 +134,7 @@ func (s *server) register(mux *http.ServeMux) *huma.OpenAPI {
 	config.RejectUnknownQueryParameters = true
 	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[nomad.Job](), reflect.TypeFor[nomadJob]())
 	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[workspace.Amount](), reflect.TypeFor[amount]())
+	config.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[workspace.Duration](), reflect.TypeFor[duration]())
 	if s.cfg.Tokens != nil {
 		config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
 		config.Security = []map[string][]string{{"token": {}}}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/drover-ml/drover/orchestrator/queue"
 	"github.com/drover-ml/drover/orchestrator/workspace"
 )
 
@@ -42,8 +43,18 @@ type WorkspacePath struct {
 type amount struct{}
 
 func (amount) Schema(huma.Registry) *huma.Schema {
-	least := 0.0
-	return &huma.Schema{Type: huma.TypeNumber, Minimum: &least, Description: "A number with three decimals at most"}
+	least, most := 0.0, float64(queue.MaxAmount)/float64(queue.One)
+	return &huma.Schema{Type: huma.TypeNumber, Minimum: &least, Maximum: &most, Description: "A number with three decimals at most"}
+}
+
+// duration stands for workspace.Duration in the OpenAPI document.
+type duration struct{}
+
+func (duration) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{
+		Type: huma.TypeString, Pattern: `^([0-9]{1,9}(\.[0-9]{1,9})?(ns|us|µs|ms|s|m|h)){1,6}$`, PatternDescription: "a duration such as 1h30m",
+		Examples: []any{"1h30m"},
+	}
 }
 
 func (s *server) registerWorkspaces(api huma.API) {
