@@ -117,6 +117,12 @@ func (d *Driver) TaskSchema() *schema.Spec {
 			"key":  schema.Attr("key", "string", false),
 			"keep": schema.Default(schema.Attr("keep", "number", false), fmt.Sprint(defaultKeep)),
 		})),
+		"gang": schema.BlockList("gang", 0, 1, schema.Object(map[string]*schema.Spec{
+			"key":     schema.Attr("key", "string", true),
+			"rank":    schema.Attr("rank", "number", true),
+			"size":    schema.Attr("size", "number", true),
+			"timeout": schema.Attr("timeout", "string", false),
+		})),
 		"run":           schema.Attr("run", "string", false),
 		"step":          schema.Attr("step", "string", false),
 		"attempt":       schema.Attr("attempt", "number", false),

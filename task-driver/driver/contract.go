@@ -12,10 +12,6 @@ import (
 	"github.com/drover-ml/drover/task-driver/task"
 )
 
-// masterPort is the label of the port on which the processes of a distributed
-// training meet.
-const masterPort = "master"
-
 // taskMark is an environment variable by which the processes of a task are
 // known, whatever else they do.
 func taskMark(taskID string) string { return "DROVER_TASK_ID=" + taskID }
@@ -36,18 +32,7 @@ func environment(c *driver.TaskConfig, m *mltask.Config, s stage.Staged, user *a
 		return nil, err
 	}
 	maps.Copy(env, params)
-	for k, v := range map[string]string{
-		"MASTER_ADDR": "127.0.0.1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "NODE_RANK": "0",
-	} {
-		if env[k] == "" {
-			env[k] = v
-		}
-	}
-	for _, p := range c.Resources.Ports {
-		if p.Label == masterPort && env["MASTER_PORT"] == "" {
-			env["MASTER_PORT"] = strconv.Itoa(int(p.Value))
-		}
-	}
+	distribute(env, c, m)
 	env["DROVER_TASK_ID"] = c.ID
 	env["DROVER_INPUT_DIR"] = filepath.Join(s.Folder, mltask.InputsDir)
 	env["DROVER_OUTPUT_DIR"] = filepath.Join(s.Folder, mltask.OutputsDir)
@@ -64,6 +49,41 @@ func environment(c *driver.TaskConfig, m *mltask.Config, s stage.Staged, user *a
 	setOrUnset(env, "DROVER_RESUME_FROM", s.Resume)
 	task.CloseGPUs(env, c.DeviceEnv)
 	return env, nil
+}
+
+// distribute tells a process its rank. In a gang nobody else may; where rank 0
+// is, the supervisor adds once that is known.
+func distribute(env map[string]string, c *driver.TaskConfig, m *mltask.Config) {
+	if len(m.Gang) > 0 {
+		g := m.Gang[0]
+		delete(env, "MASTER_ADDR")
+		delete(env, "MASTER_PORT")
+		for _, name := range []string{"RANK", "NODE_RANK"} {
+			env[name] = strconv.Itoa(g.Rank)
+		}
+		env["WORLD_SIZE"], env["LOCAL_RANK"], env["LOCAL_WORLD_SIZE"] = strconv.Itoa(g.Size), "0", "1"
+		return
+	}
+	for k, v := range map[string]string{
+		"MASTER_ADDR": "127.0.0.1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "NODE_RANK": "0",
+	} {
+		if env[k] == "" {
+			env[k] = v
+		}
+	}
+	if p, ok := masterPort(c); ok && env["MASTER_PORT"] == "" {
+		env["MASTER_PORT"] = strconv.Itoa(int(p.Value))
+	}
+}
+
+// masterPort is the port on which the processes of a distributed training meet.
+func masterPort(c *driver.TaskConfig) (driver.Port, bool) {
+	for _, p := range c.Resources.Ports {
+		if p.Label == mltask.MasterPort {
+			return p, true
+		}
+	}
+	return driver.Port{}, false
 }
 
 // setOrUnset makes sure that what the contract leaves unset is unset.

@@ -80,14 +80,16 @@ func TestTaskSchema(t *testing.T) {
 		Command: "python", Args: []string{"a", "b"}, WorkDir: "local", Store: "file:///s", Code: "local/src",
 		Inputs: []mltask.Input{{Name: "i", Source: "local/x", SHA256: "sha256:x"}}, Outputs: []mltask.Output{{Name: "o", Optional: true}},
 		Params: "{}", Checkpoint: []mltask.Checkpoint{{Key: "k", Keep: 7}},
-		Run: "r", Step: "s", Attempt: 2, Seed: 1 << 40, ResultKey: "rk", StallTimeout: "1m",
+		Gang: []mltask.Gang{{Key: "g", Rank: 1, Size: 2, Timeout: "5m"}},
+		Run:  "r", Step: "s", Attempt: 2, Seed: 1 << 40, ResultKey: "rk", StallTimeout: "1m",
 	}
 	packed, err := schema.Encode(newDriver().TaskSchema(), map[string]any{
 		"command": "python", "args": []any{"a", "b"}, "work_dir": "local", "store": "file:///s", "code": "local/src",
 		"input":  []any{map[string]any{"name": "i", "source": "local/x", "sha256": "sha256:x"}},
 		"output": []any{map[string]any{"name": "o", "optional": true}},
 		"params": "{}", "checkpoint": []any{map[string]any{"key": "k", "keep": 7}},
-		"run": "r", "step": "s", "attempt": 2, "seed": 1 << 40, "result_key": "rk", "stall_timeout": "1m",
+		"gang": []any{map[string]any{"key": "g", "rank": 1, "size": 2, "timeout": "5m"}},
+		"run":  "r", "step": "s", "attempt": 2, "seed": 1 << 40, "result_key": "rk", "stall_timeout": "1m",
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -57,8 +57,12 @@ func (d *Driver) exec(ctx context.Context, id string, x driver.ExecStreams) (*dr
 	if err != nil {
 		return nil, err
 	}
-	env := process.Environ(h.running.Command.PID)
-	if h.hasEnded() || !h.running.Command.Alive() || env == nil {
+	command := h.command()
+	if command == (process.ID{}) && !h.hasEnded() {
+		return nil, errWaiting
+	}
+	env := process.Environ(command.PID)
+	if h.hasEnded() || !command.Alive() || env == nil {
 		return nil, errors.New("the task's command does not run any more")
 	}
 	place := supervisor.Place{

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/drover-ml/drover/internal/gpustatus"
+	"github.com/drover-ml/drover/internal/mltask"
 	"github.com/drover-ml/drover/nomadplugin/driver"
 	"github.com/drover-ml/drover/task-driver/process"
 	"github.com/drover-ml/drover/task-driver/task"
@@ -83,7 +84,7 @@ func (d *Driver) awaitEnd(h *handle) {
 	h.exit = driver.ExitResult{ExitCode: e.ExitCode, Signal: e.Signal, OOMKilled: e.OOM}
 	// Nomad shows an error as the reason of the end, but then no exit code. So
 	// only what is not the command's own doing goes there.
-	if errors.Is(err, fs.ErrNotExist) || gpustatus.IsTaskError(e.Error) {
+	if errors.Is(err, fs.ErrNotExist) || gpustatus.IsTaskError(e.Error) || mltask.IsGangIncomplete(e.Error) || mltask.IsGangBroken(e.Error) {
 		h.exit.Err = errors.New(e.Error)
 	}
 	h.at = e.Finished

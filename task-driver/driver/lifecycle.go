@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drover-ml/drover/nomadplugin/driver"
+	"github.com/drover-ml/drover/task-driver/process"
 	"github.com/drover-ml/drover/task-driver/supervisor"
 	"github.com/drover-ml/drover/task-driver/task"
 )
@@ -54,11 +55,12 @@ func (d *Driver) StopTask(ctx context.Context, id string, timeout time.Duration,
 		sig = syscall.SIGTERM
 	}
 	d.log.Info("stopping task", "task_id", id, "signal", unix.SignalName(sig), "timeout", timeout.String())
+	deadline := time.Now().Add(timeout)
 	// A command that has ended already may still have its outputs stored.
-	if err := h.running.Command.SignalGroup(sig); err != nil {
+	if err := h.askToEnd(ctx, sig, deadline); err != nil {
 		d.log.Debug("signalling the task", "task_id", id, "error", err)
 	}
-	if h.endedWithin(ctx, timeout) {
+	if h.endedWithin(ctx, time.Until(deadline)) {
 		return nil
 	}
 	if err := ctx.Err(); err != nil {
@@ -184,7 +186,7 @@ func (d *Driver) InspectTask(_ context.Context, id string) (*driver.TaskStatus, 
 	s := &driver.TaskStatus{
 		ID: h.id, Name: h.name, State: driver.StateRunning, StartedAt: h.running.Started,
 		Attributes: map[string]string{
-			"pid":        strconv.Itoa(h.running.Command.PID),
+			"pid":        strconv.Itoa(h.command().PID),
 			"supervisor": strconv.Itoa(h.running.Supervisor.PID),
 			"state_dir":  string(h.dir),
 		},
@@ -208,12 +210,16 @@ func (d *Driver) SignalTask(_ context.Context, id string, signal string) error {
 	if err != nil {
 		return err
 	}
+	command := h.command()
+	if command == (process.ID{}) {
+		return fmt.Errorf("sending %s to the task: %w", signal, errWaiting)
+	}
 	// SIGUSR1 asks for a checkpoint. It ends a command that does not know it,
 	// which nobody wants who asks for that.
-	if sig == syscall.SIGUSR1 && h.running.Command.Alive() && !h.running.Command.Catches(sig) {
+	if sig == syscall.SIGUSR1 && command.Alive() && !command.Catches(sig) {
 		return fmt.Errorf("sending %s to the task: its command handles no SIGUSR1, so it was not sent; it would have ended the command", signal)
 	}
-	if err := h.running.Command.Signal(sig); err != nil {
+	if err := command.Signal(sig); err != nil {
 		return fmt.Errorf("sending %s to the task: %w", signal, err)
 	}
 	return nil

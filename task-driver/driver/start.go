@@ -233,6 +233,10 @@ func (d *Driver) prepare(ctx context.Context, c *driver.TaskConfig, m *mltask.Co
 			return supervisor.Spec{}, err
 		}
 	}
+	member, err := gangOf(c, m, storeURL)
+	if err != nil {
+		return supervisor.Spec{}, err
+	}
 	keep := checkpointOf(c, m)
 	req := stage.Request{
 		TaskDir: filepath.Join(c.AllocDir, c.Name), Config: m, Store: store, Cache: cache, User: user.credential(),
@@ -263,7 +267,10 @@ func (d *Driver) prepare(ctx context.Context, c *driver.TaskConfig, m *mltask.Co
 		Stdout: c.StdoutPath, Stderr: c.StderrPath,
 		Folder: staged.Folder, Store: storeURL, Outputs: m.Outputs, Checkpoint: keep, ResultKey: m.ResultKey,
 		StallTimeout: stall, Devices: task.Devices(c.DeviceEnv), GPUStatus: c.DeviceEnv[gpustatus.Variable],
-		ResumedFrom: staged.ResumedFrom,
+		ResumedFrom: staged.ResumedFrom, Gang: member,
+	}
+	if member != nil && member.Rank != 0 {
+		spec.Checkpoint = nil // rank 0 keeps those of all
 	}
 	if c.Network != nil {
 		spec.NetNS = c.Network.Path

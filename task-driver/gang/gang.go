@@ -79,7 +79,7 @@ func (g *Gang) Meet(ctx context.Context) ([]Member, error) {
 		switch {
 		case err != nil:
 			g.drop()
-		case v != nil:
+		case v != nil && ctx.Err() == nil:
 			return g.follow(*v)
 		}
 		if expired {
@@ -87,7 +87,7 @@ func (g *Gang) Meet(ctx context.Context) ([]Member, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return g.leave(context.Cause(ctx))
+			return nil, g.Leave(context.Cause(ctx))
 		case <-deadline.C:
 			expired = true
 		case <-tick.C:
@@ -196,15 +196,17 @@ func (g *Gang) expire() ([]Member, error) {
 	return g.fail(ctx, reason)
 }
 
-// leave decides that nobody starts, since this member does not.
-func (g *Gang) leave(cause error) ([]Member, error) {
+// Leave makes the others not start, because this member does not, or tells them
+// of it if they have. It returns the reason, as Meet does.
+func (g *Gang) Leave(cause error) error {
+	defer g.drop()
 	ctx, cancel := context.WithTimeout(context.Background(), decideLimit)
 	defer cancel()
 	reason := fmt.Sprintf("rank %d left while it waited: %v", g.Self.Rank, cause)
 	if _, err := g.fail(ctx, reason); err == nil { // the others have started
-		return nil, errors.Join(mltask.GangIncomplete(reason), g.Break(ctx, reason))
+		return errors.Join(mltask.GangIncomplete(reason), g.Break(ctx, reason))
 	}
-	return nil, mltask.GangIncomplete(reason)
+	return mltask.GangIncomplete(reason)
 }
 
 // fail makes the verdict a failure, or follows the one that there is.

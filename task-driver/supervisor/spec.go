@@ -39,6 +39,18 @@ type Spec struct {
 	Devices      []string
 	GPUStatus    string // see gpustatus.Variable; "" if nobody tells
 	ResumedFrom  *int64
+	Gang         *Gang // nil for a task of its own
+}
+
+// Gang says which gang a task is a member of.
+type Gang struct {
+	Key        string
+	Rank, Size int
+	Timeout    time.Duration
+	// Address and Port are where the member can be reached; "" lets the
+	// supervisor choose both.
+	Address string
+	Port    int
 }
 
 // Checkpoint says what becomes of a task's checkpoints.

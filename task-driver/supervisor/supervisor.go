@@ -12,6 +12,10 @@
 // task's time is up: it kills the process tree, and puts a limit on what is
 // done after that. If the supervisor itself is killed, the command dies with
 // it, the driver kills the rest, and the task counts as failed.
+//
+// The supervisor of a member of a gang waits for the others before it starts the
+// command. SIGUSR2 tells it that the task is being ended: one that still waits
+// leaves the gang.
 package supervisor
 
 import (
@@ -20,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"runtime"
@@ -29,12 +34,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drover-ml/drover/internal/gpustatus"
+	"github.com/drover-ml/drover/task-driver/gang"
 	"github.com/drover-ml/drover/task-driver/process"
 	"github.com/drover-ml/drover/task-driver/task"
 )
 
-// TimeUp is the signal that tells a supervisor that its task's time is up.
-const TimeUp = syscall.SIGUSR1
+const (
+	// TimeUp is the signal that tells a supervisor that its task's time is up.
+	TimeUp = syscall.SIGUSR1
+	// Ending is the signal that tells the supervisor of a member of a gang that
+	// the task is being ended on purpose. It comes before the command's own.
+	Ending = syscall.SIGUSR2
+)
 
 const (
 	// stallGrace is what a stalled task gets between SIGTERM and SIGKILL.
@@ -58,6 +69,11 @@ type supervisor struct {
 	exited  chan syscall.WaitStatus // the command's end
 	reaped  chan struct{}           // closed when no process of the task is left
 	timeUp  chan os.Signal
+	ending  chan os.Signal
+
+	gang     *gang.Gang   // nil for a task of its own
+	held     net.Listener // the port that was chosen for it, until the command starts
+	complete bool         // the command starts, for all are there
 }
 
 // Main is the whole life of a supervisor process. It returns the process's exit
@@ -75,11 +91,17 @@ func Main(stateDir string) int {
 		exited: make(chan syscall.WaitStatus, 1),
 		reaped: make(chan struct{}),
 		timeUp: make(chan os.Signal, 1),
+		ending: make(chan os.Signal, 1),
 	}
 	signal.Notify(s.timeUp, TimeUp)
+	signal.Notify(s.ending, Ending)
 	answer := os.NewFile(readyFD, "ready")
 	err := s.prepare()
-	if err == nil {
+	switch {
+	case err != nil:
+	case s.spec.Gang != nil:
+		err = s.join()
+	default:
 		err = s.start()
 	}
 	reply(answer, err)
@@ -87,8 +109,13 @@ func Main(stateDir string) int {
 		log.Error("starting the task", "error", err)
 		return 1
 	}
-	log.Info("task started", "task", s.spec.TaskID, "pid", s.command.PID)
 	s.protect()
+	if s.gang != nil {
+		if err := s.startTogether(); err != nil {
+			return s.endUnstarted(err)
+		}
+	}
+	log.Info("task started", "task", s.spec.TaskID, "pid", s.command.PID)
 	return s.run()
 }
 
@@ -127,10 +154,15 @@ func (s *supervisor) prepare() (err error) {
 	return nil
 }
 
+// place is where and as whom the command runs.
+func (s *supervisor) place() Place {
+	return Place{Group: s.spec.Group, User: s.spec.User, NetNS: s.spec.NetNS, WorkDir: s.spec.WorkDir, Env: s.spec.Env}
+}
+
 // start starts the command and stores that it runs.
 func (s *supervisor) start() error {
 	stdout, stderr := os.NewFile(stdoutFD, "stdout"), os.NewFile(stderrFD, "stderr")
-	place := Place{Group: s.spec.Group, User: s.spec.User, NetNS: s.spec.NetNS, WorkDir: s.spec.WorkDir, Env: s.spec.Env}
+	place := s.place()
 	cmd, err := place.Command(s.spec.Argv)
 	if err != nil {
 		return &StartError{Reason: err.Error()}
@@ -159,6 +191,10 @@ func (s *supervisor) setRunning() error {
 	if err != nil {
 		return err
 	}
+	started := s.started
+	if started.IsZero() { // it waits for its gang
+		started = time.Now().UTC()
+	}
 	return s.dir.SetRunning(task.Running{
 		TaskID:     s.spec.TaskID,
 		Supervisor: self,
@@ -167,7 +203,8 @@ func (s *supervisor) setRunning() error {
 		WorkDir:    s.spec.WorkDir,
 		User:       s.spec.User,
 		NetNS:      s.spec.NetNS,
-		Started:    s.started,
+		Started:    started,
+		Gang:       s.spec.Gang != nil,
 	})
 }
 
@@ -221,7 +258,12 @@ func (s *supervisor) run() int {
 	if end.oom = s.spec.Group.OOMKills() > 0; end.oom {
 		s.event("oom", oomMessage, nil)
 	}
-	// From now on time being up limits what is left to do.
+	return s.conclude(ctx, cancel, work, end)
+}
+
+// conclude does what is left once no process of the task is. From now on time
+// being up limits that, by cancel.
+func (s *supervisor) conclude(ctx context.Context, cancel context.CancelFunc, work *work, end ending) int {
 	if end.timeUp {
 		time.AfterFunc(finishLimit, cancel)
 	} else {
@@ -231,6 +273,7 @@ func (s *supervisor) run() int {
 		}()
 	}
 	s.finish(ctx, work, &end)
+	s.tellGang(end)
 	code := s.writeExit(end)
 	if !s.dir.Exists() { // no driver will find the group
 		ctx, cancel := context.WithTimeout(context.Background(), killLimit)
@@ -247,7 +290,7 @@ func (s *supervisor) run() int {
 func (s *supervisor) awaitCommand(work *work) ending {
 	var end ending
 	var kill, leave <-chan time.Time
-	stalled := work.stalled
+	stalled, broken := work.stalled, work.broken
 	for {
 		select {
 		case status := <-s.exited:
@@ -282,6 +325,12 @@ func (s *supervisor) awaitCommand(work *work) ending {
 			end.addError(fmt.Errorf("stalled: the metrics file has not grown for %v", s.spec.StallTimeout))
 			s.event("stalled", fmt.Sprintf("Stalled: the metrics file has not grown for %v; ending the task", s.spec.StallTimeout), nil)
 			_ = s.command.SignalGroup(syscall.SIGTERM)
+			kill = time.After(stallGrace)
+		case <-s.ending:
+			end.asked, broken = true, nil
+		case reason := <-broken:
+			broken = nil
+			s.loseGang(reason, &end)
 			kill = time.After(stallGrace)
 		case <-kill:
 			kill = nil
@@ -349,6 +398,7 @@ type ending struct {
 	code, signal int
 	oom          bool
 	timeUp       bool
+	asked        bool // a member of a gang was told to end
 	err          string
 }
 

@@ -19,7 +19,8 @@ type work struct {
 	faults  chan gpustatus.Device
 	// forgotten is closed when the state folder is gone.
 	forgotten chan struct{}
-	keeper    *keeper // nil without checkpoints
+	broken    chan string // why another member of the gang has failed
+	keeper    *keeper     // nil without checkpoints
 	stop      context.CancelFunc
 	done      sync.WaitGroup
 }
@@ -33,12 +34,14 @@ func (s *supervisor) startWork(ctx context.Context) *work {
 		faults:  make(chan gpustatus.Device),
 
 		forgotten: make(chan struct{}),
+		broken:    make(chan string),
 		stop:      stop,
 	}
 	w.done.Go(func() { s.followMetrics(ctx, w) })
 	w.done.Go(func() { s.watchMemory(ctx) })
 	w.done.Go(func() { s.watchGPUs(ctx, w.faults) })
 	w.done.Go(func() { s.watchState(ctx, w.forgotten) })
+	w.done.Go(func() { s.watchGang(ctx, w.broken) })
 	if s.spec.Checkpoint != nil {
 		k, err := newKeeper(s)
 		if err != nil {

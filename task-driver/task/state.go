@@ -4,13 +4,14 @@
 // The state of a task is a folder of its own, private to the driver's user:
 //
 //	lock            held by whoever starts the task, then by its supervisor
-//	running.json    Running: the command has been started
+//	running.json    Running: the task has a supervisor, which has started the
+//	                command or, in a gang, will
 //	exit.json       Exit: the command has ended, and all that follows is done
 //	events.jsonl    Event lines, in the order in which they happened
 //	events.seen     how many bytes of them were shown to the agent
 //	supervisor.log  what the supervisor logs
 //
-// The JSON files are written once, under another name, and renamed. So what is
+// The JSON files are written under another name, and renamed. So what is
 // there is whole, and is true after kill -9 of anything: with exit.json the task
 // has ended; without it, it runs if its supervisor does, and is lost if not.
 // After a loss of power exit.json is as true as before, for it is synced.
@@ -36,7 +37,9 @@ import (
 // Version is the version of the stored state.
 const Version = 1
 
-// Running says who runs a task. It is stored as running.json, for example:
+// Running says who runs a task. It is stored as running.json, for a member of a
+// gang twice: when the supervisor begins to wait for the others, with a Command
+// that is zero, and when the command has started. For example:
 //
 //	{"version":1,"task_id":"8f3c…/main/1a2b3c4d",
 //	 "supervisor":{"pid":310,"start":5512,"boot":"9c2f…"},
@@ -54,7 +57,13 @@ type Running struct {
 	User    *Credential `json:"user,omitempty"`
 	NetNS   string      `json:"netns,omitempty"`
 	Started time.Time   `json:"started"`
+	// Gang tells that the supervisor is one that takes supervisor.Ending.
+	Gang bool `json:"gang,omitempty"`
 }
+
+// Waiting reports whether the command has not been started yet, because its
+// gang is not complete.
+func (r Running) Waiting() bool { return r.Gang && r.Command == process.ID{} }
 
 // Credential is the user that a command runs as. Nil means the driver's own.
 type Credential struct {
@@ -136,7 +145,7 @@ func (d Dir) Lock() (*os.File, error) {
 	return f, nil
 }
 
-// SetRunning stores that the command has started. After a loss of power it may
+// SetRunning stores who runs the task. After a loss of power it may
 // be gone, but so is the command.
 func (d Dir) SetRunning(r Running) error {
 	r.Version = Version
