@@ -116,6 +116,53 @@ func TestWhoMayUseWhat(t *testing.T) {
 	}
 }
 
+// Whatever runs elsewhere, endpoints can have their floor, while there is a budget.
+func TestTheFloorIsAlwaysThere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := definitions(t)
+		for i := range d.Workspaces {
+			d.Workspaces[i].Budget = nil
+		}
+		s, queues := opens(t, d, noon, Seen{})
+		if len(queues) == 0 {
+			return
+		}
+		for i := range 12 {
+			q := rapid.SampledFrom(queues).Draw(t, "queue").ID
+			f := rapid.SampledFrom([]queue.Flavor{"f0", "f1", CPU}).Draw(t, "flavor")
+			j := queue.Job{ID: queue.JobID(fmt.Sprint(i)), Queue: q, Submitted: noon, Min: 1, Each: queue.Resources{f: queue.Amount(amount(t)) + 1}}
+			if w, ok := d.Workspace(string(q[:2])); ok == nil && len(w.Serving) > 0 && string(q) != w.Name {
+				continue // that the endpoints themselves use it is another matter
+			}
+			if s.Submit(j) != nil {
+				continue // it is larger than its queue can ever be, or nobody has such quota
+			}
+			if err := s.Apply(s.Plan(noon), noon); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, w := range d.Workspaces {
+			for f, serving := range w.Serving {
+				if serving.Floor == 0 {
+					continue
+				}
+				id := queue.JobID(fmt.Sprintf("%s/%s", w.Name, f))
+				if err := s.Submit(queue.Job{ID: id, Queue: d.QueueFor(w.Name, true), Submitted: noon, Min: 1, Each: queue.Resources{f: queue.Amount(serving.Floor)}}); err != nil {
+					t.Fatal(err)
+				}
+				started := false
+				for _, start := range s.Plan(noon).Start {
+					started = started || start.Job == id
+				}
+				if !started {
+					why, _ := s.Why(id)
+					t.Fatalf("the floor %s of %s in %s is not there: %s\n%s", serving.Floor, f, w.Name, why, d.Export())
+				}
+			}
+		}
+	})
+}
+
 func TestCPUIsLimitedInTheWholeTree(t *testing.T) {
 	s, _ := opens(t, read(t, `
 cohort "c" {}
