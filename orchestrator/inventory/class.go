@@ -60,6 +60,7 @@ type group struct {
 	from, to int  // its devices
 	all      mask // likewise
 	shared   bool // replicas
+	kind     int  // among the estate's kinds
 	sets     []nest
 }
 
@@ -112,6 +113,9 @@ func (e *estate) newNode(n *Node, flavors []Flavor, known map[string]*class) (no
 		c = newClass(n, places, flavors)
 		c.at = len(e.classes)
 		e.classes = append(e.classes, c)
+		for i := range c.groups {
+			c.groups[i].kind = e.kind(&c.groups[i])
+		}
 		known[string(key)] = c
 	}
 	r.class = c
@@ -120,6 +124,18 @@ func (e *estate) newNode(n *Node, flavors []Flavor, known map[string]*class) (no
 		r.halfMemory = n.MemoryMiB * int64(queue.One) / int64(c.devices) / 2
 	}
 	return r, nil
+}
+
+// kind is the position of g's kind of device: of one name and price. Devices of a
+// kind may differ in other ways; those are too many to tell apart.
+func (e *estate) kind(g *group) int {
+	k := kind{g.name, g.charge}
+	at := slices.Index(e.kinds, k)
+	if at < 0 {
+		at = len(e.kinds)
+		e.kinds = append(e.kinds, k)
+	}
+	return at
 }
 
 func named(meta map[string]string, level string) string {

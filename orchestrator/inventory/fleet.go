@@ -31,6 +31,16 @@ type estate struct {
 	blocks  []domain
 	racks   []domain
 	mhz     int64 // of the fastest core
+	kinds   []kind
+	// pressure on each kind is what is expected to be asked for of it, over what
+	// there is; nil: nothing is expected.
+	pressure []float64
+}
+
+// kind is devices of one name that are charged alike.
+type kind struct {
+	name   string
+	charge queue.Amount
 }
 
 // domain is a rack or block. One without a name is of nodes that name none.

@@ -19,12 +19,13 @@ type needKey struct {
 // need is an ask with the devices that cost just what one option is charged, as
 // the estate has them.
 type need struct {
-	ask     Ask
-	flavor  queue.Flavor
-	amount  queue.Amount
-	within  bool // all members must be in one nest
-	avoids  map[queue.NodeID]bool
-	classes []answer // by class
+	ask      Ask
+	flavor   queue.Flavor
+	amount   queue.Amount
+	within   bool // all members must be in one nest
+	avoids   map[queue.NodeID]bool
+	classes  []answer  // by class
+	pressure []float64 // see estate
 	// picky: not all devices of a class are the same to it.
 	picky   bool
 	byID    bool // its constraints name devices
@@ -93,8 +94,8 @@ func (e *estate) newNeed(a Ask, key needKey) *need {
 	nd := &need{
 		ask: a, flavor: key.flavor, amount: key.amount,
 		within:  a.Topology == Topology{Island, true},
-		classes: make([]answer, len(e.classes)),
-		avoids:  map[queue.NodeID]bool{}, without: map[string]bool{},
+		classes: make([]answer, len(e.classes)), pressure: e.pressure,
+		avoids: map[queue.NodeID]bool{}, without: map[string]bool{},
 	}
 	for _, id := range a.Avoid.Nodes {
 		nd.avoids[id] = true

@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"cmp"
 	"math"
 	"slices"
 
@@ -126,6 +127,7 @@ func (n *node) freeDevices(r *room) (sum queue.Amount) {
 //   - that its devices are not of one island,
 //   - devices that stay free with less than half of their part of CPU or memory, so
 //     that nobody can use them,
+//   - that others need devices of that kind more,
 //   - for devices: what stays free of the island or board, since the smallest hole
 //     is best filled; without: free devices that the node has, since those that need
 //     them want the rest of it too,
@@ -150,9 +152,10 @@ func (n *node) cost(r *room, nd *need, p pick, free queue.Amount) uint64 {
 	if p.apart {
 		cost = 1
 	}
-	cost = cost<<16 | field(lost, 16)
-	cost = cost<<18 | field(broken, 18)
-	cost = cost<<18 | field(left, 18)
+	cost = cost<<15 | field(lost/8, 15)
+	cost = cost<<8 | field(p.pressure, 8)
+	cost = cost<<16 | field(broken/8, 16)
+	cost = cost<<16 | field(left/8, 16)
 	return cost<<8 | uint64(slack)
 }
 
@@ -180,13 +183,15 @@ type pick struct {
 	set   int
 	apart bool         // they are not of one nest
 	left  queue.Amount // that stays free of the nest, or of the group
+	// pressure on the kind of the devices, in sixteenths of the mean.
+	pressure queue.Amount
 }
 
 // choose picks where the devices of a member come from; false: there are not as
 // many.
 func (n *node) choose(free mask, nd *need) (best pick, ok bool) {
 	better := func(p pick) {
-		if !ok || !p.apart && best.apart || p.apart == best.apart && p.left < best.left {
+		if !ok || comparePicks(p, best) < 0 {
 			best, ok = p, true
 		}
 	}
@@ -195,19 +200,34 @@ func (n *node) choose(free mask, nd *need) (best pick, ok bool) {
 		if free.both(g.all) < o.count {
 			continue
 		}
+		pressure := queue.Amount(0)
+		if nd.pressure != nil {
+			pressure = queue.Amount(nd.pressure[g.kind] * 16)
+		}
 		nested := o.island || nd.within
 		whole := o.count == 1 || !g.shared || nested
 		for k := range g.sets {
 			if !whole || free.both(g.sets[k].own) < o.count {
 				continue
 			}
-			better(pick{offer: o, set: k, left: n.worth(free, g.sets[k].whole) - nd.amount})
+			better(pick{offer: o, set: k, pressure: pressure, left: n.worth(free, g.sets[k].whole) - nd.amount})
 		}
 		if !nested {
-			better(pick{offer: o, set: -1, apart: !g.shared, left: n.worth(free, g.all) - nd.amount})
+			better(pick{offer: o, set: -1, pressure: pressure, apart: !g.shared, left: n.worth(free, g.all) - nd.amount})
 		}
 	}
 	return best, ok
+}
+
+// comparePicks orders picks on one node by what they cost others.
+func comparePicks(p, q pick) int {
+	switch {
+	case p.apart != q.apart && q.apart:
+		return -1
+	case p.apart != q.apart:
+		return 1
+	}
+	return cmp.Or(cmp.Compare(p.pressure, q.pressure), cmp.Compare(p.left, q.left))
 }
 
 // worth is the devices of free that are in whole, in whole ones.

@@ -86,47 +86,59 @@ func newPrices(shapes []expected) *prices {
 	return sum
 }
 
-// pressure is, of each model (by the index of its bit), how much of it the mix
-// asks for over what there is, where 1 is the mean of the cluster. An ask that
-// several models will do for is spread over them by their number.
-type pressure [maxModels]float64
+// Demand is so much that is asked for of devices of some kinds, whichever of them.
+type Demand struct {
+	Kinds  []int
+	Amount float64
+}
 
-func newPressure(shapes []expected, nodes []node) *pressure {
-	var have, want pressure
+// Pressure is, of each kind of device, how much of it is asked for over what there
+// is, where 1 is the mean over all kinds that there are. A demand that several
+// kinds will do for is spread over them by what there is of each; one that no kind
+// will do for is left out.
+func Pressure(have []float64, demands []Demand) []float64 {
+	want := make([]float64, len(have))
+	total, asked := 0.0, 0.0
+	for _, h := range have {
+		total += h
+	}
+	for _, d := range demands {
+		accepted := 0.0
+		for _, k := range d.Kinds {
+			accepted += have[k]
+		}
+		if accepted == 0 {
+			continue
+		}
+		asked += d.Amount
+		for _, k := range d.Kinds {
+			want[k] += d.Amount * have[k] / accepted
+		}
+	}
+	p := make([]float64, len(have))
+	for k, h := range have {
+		if h > 0 && asked > 0 {
+			p[k] = want[k] / asked / (h / total)
+		}
+	}
+	return p
+}
+
+// newPressure is that on models, by the index of their bits.
+func newPressure(shapes []expected, nodes []node) []float64 {
+	have := make([]float64, maxModels)
 	for i := range nodes {
 		if n := &nodes[i]; n.GPUs > 0 {
 			have[bits.TrailingZeros64(n.models)] += float64(n.GPUs)
 		}
 	}
-	total, asked := 0.0, 0.0
-	for _, h := range have {
-		total += h
-	}
+	var demands []Demand
 	for _, e := range shapes {
-		accepted := 0.0
-		for m, h := range have {
-			if e.models&(1<<m) != 0 {
-				accepted += h
-			}
-		}
-		if e.gpus == 0 || accepted == 0 {
-			continue
-		}
-		ask := e.part * float64(e.gpus*e.share)
-		asked += ask
-		for m, h := range have {
-			if e.models&(1<<m) != 0 {
-				want[m] += ask * h / accepted
-			}
+		if e.gpus > 0 {
+			demands = append(demands, Demand{indexes(e.models), e.part * float64(e.gpus*e.share)})
 		}
 	}
-	p := new(pressure)
-	for m, h := range have {
-		if h > 0 && asked > 0 {
-			p[m] = want[m] / asked / (h / total)
-		}
-	}
-	return p
+	return Pressure(have, demands)
 }
 
 // What weighs how much beside one GPU of fragmentation: a GPU's worth in

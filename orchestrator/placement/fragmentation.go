@@ -9,7 +9,7 @@ import (
 type mix struct {
 	shapes   []expected
 	prices   *prices
-	pressure *pressure
+	pressure []float64 // on each model
 }
 
 // expected is a shape and its share of all tasks, 0 to 1.
