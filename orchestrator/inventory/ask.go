@@ -15,7 +15,7 @@ import (
 // Ask is what one member of a job needs, all of it on one node.
 type Ask struct {
 	CPUMHz int64 `json:"cpu_mhz,omitempty"`
-	// Cores are reserved whole, instead of CPUMHz.
+	// Cores are reserved whole, beside CPUMHz.
 	Cores     int   `json:"cores,omitempty"`
 	MemoryMiB int64 `json:"memory_mib,omitempty"`
 	// GPU is the devices that it needs; nil: none.
@@ -69,6 +69,7 @@ const (
 	maxListed  = 4096      // pools, datacenters, devices and nodes to avoid
 	maxShape   = 256 << 10 // bytes
 	maxAmount  = 1 << 40   // MHz, MiB
+	maxCores   = 1 << 20
 	maxOr      = 16
 	maxRelated = 64 // constraints of a GPU ask
 )
@@ -80,10 +81,8 @@ func (a Ask) Check() error {
 		return fmt.Errorf("ask for %d MHz: it is 0 to %d", a.CPUMHz, maxAmount)
 	case a.MemoryMiB < 0 || a.MemoryMiB > maxAmount:
 		return fmt.Errorf("ask for %d MiB of memory: it is 0 to %d", a.MemoryMiB, maxAmount)
-	case a.Cores < 0 || a.Cores > 1<<20:
-		return fmt.Errorf("ask for %d cores: it is 0 to %d", a.Cores, 1<<20)
-	case a.Cores > 0 && a.CPUMHz > 0:
-		return errors.New("ask for cores and for a share of them in MHz: take one of the two")
+	case a.Cores < 0 || a.Cores > maxCores:
+		return fmt.Errorf("ask for %d cores: it is 0 to %d", a.Cores, maxCores)
 	case a.GPU == nil && len(a.Or) > 0:
 		return errors.New("ask for GPUs as an alternative to none")
 	case len(a.Or) > maxOr:

@@ -55,7 +55,7 @@ func TestParseShapeRefuses(t *testing.T) {
 		{"alternatives to none", `{"or":[{"Count":1}]}`, "alternative to none"},
 		{"a level that is none", `{"topology":{"level":"galaxy"}}`, `"galaxy"`},
 		{"a level of nothing", `{"topology":{"required":true}}`, "no level"},
-		{"cores and a share", `{"cpu_mhz":1,"cores":1}`, "one of the two"},
+		{"negative cores", `{"cores":-1}`, "-1 cores"},
 		{"too long", `{"driver":"` + strings.Repeat("x", 1<<20) + `"}`, "more than"},
 	}
 	for _, tt := range tests {

@@ -26,13 +26,15 @@ func (f *Fleet) Expect(mix []Expected) {
 		}
 	}
 	var demands []placement.Demand
-	// In an order of their own, since sums of floats depend on it.
-	mix = slices.SortedFunc(slices.Values(mix), func(a, b Expected) int { return cmp.Compare(a.Ask.Shape(), b.Ask.Shape()) })
 	for _, x := range mix {
 		if d := f.demand(x); len(d.Kinds) > 0 {
 			demands = append(demands, d)
 		}
 	}
+	// Sums of floats depend on the order, and places must not.
+	slices.SortFunc(demands, func(a, b placement.Demand) int {
+		return cmp.Or(slices.Compare(a.Kinds, b.Kinds), cmp.Compare(a.Amount, b.Amount))
+	})
 	e := *f.estate
 	e.pressure = nil
 	if len(demands) > 0 {

@@ -220,6 +220,10 @@ func (f *Fleet) Foreign(a Alloc) queue.Running {
 	each := ask.plain(0)
 	spot := queue.Spot{Node: a.NodeID, Members: 1}
 	i, known := f.index[a.NodeID]
+	if known && a.Cores > 0 { // their part of the CPU is in CPUMHz
+		ask.Cores = min(a.Cores, maxCores)
+		ask.CPUMHz = max(0, ask.CPUMHz-int64(ask.Cores)*f.nodes[i].perCore)
+	}
 	for _, d := range a.Devices {
 		spot.Devices = append(spot.Devices, d.IDs...)
 		if !known {

@@ -50,6 +50,48 @@ func TestForeignAllocationHoldsJustItsDevices(t *testing.T) {
 	}
 }
 
+func TestForeignAllocationWithCores(t *testing.T) {
+	f := fleet(t, gpuNode("a", 0, func(n *inventory.Node) { n.Cores = 32 })) // of 2000 MHz
+	r := f.Foreign(inventory.Alloc{ID: "x", NodeID: "a", CPUMHz: 60_500, Cores: 30})
+	if r.Each[inventory.CPU] != 60_500 {
+		t.Errorf("charged %v", r.Each)
+	}
+	f.Take(&r.Job, 0, r.Run.Place)
+	for _, tt := range []struct {
+		ask  inventory.Ask
+		want int
+	}{{inventory.Ask{Cores: 1}, 1}, {inventory.Ask{Cores: 3}, 0}, {inventory.Ask{CPUMHz: 3500}, 1}, {inventory.Ask{CPUMHz: 3501}, 0}} {
+		if _, n := f.Find(job(t, f, tt.ask), 0, 1); n != tt.want {
+			t.Errorf("room for %d of %+v, want %d", n, tt.ask, tt.want)
+		}
+	}
+}
+
+// TestForeignAllocationOfTwoKinds is one that no ask of Drover's is like.
+func TestForeignAllocationOfTwoKinds(t *testing.T) {
+	n := gpuNode("a", 2, shared(1, 4, "NVIDIA L4", 23034))
+	f := fleet(t, n)
+	r := f.Foreign(inventory.Alloc{ID: "x", NodeID: "a", CPUMHz: 64_000, Devices: []inventory.Devices{
+		{Vendor: "nvidia", Type: "gpu", Name: n.Groups[0].Name, IDs: []string{device(n, 0)}},
+		{Vendor: "nvidia", Type: "gpu.shared", Name: "NVIDIA L4", IDs: []string{device(n, 2), device(n, 3)}},
+	}})
+	if diff := cmp.Diff(queue.Resources{"cpu": 64_000, "nvidia-a100-sxm4-40gb": 1000, "nvidia-l4": 500}, r.Each); diff != "" {
+		t.Errorf("charged (-want +got):\n%s", diff)
+	}
+	f.Take(&r.Job, 0, r.Run.Place)
+	if n := free(t, f); n != 1 {
+		t.Errorf("%d GPUs are free, want 1", n)
+	}
+	cpu := job(t, f, inventory.Ask{CPUMHz: 1})
+	if _, n := f.Find(cpu, 0, 1); n != 0 {
+		t.Error("the CPU that it has is free")
+	}
+	f.Release(&r.Job, 0, r.Run.Place)
+	if _, n := f.Find(cpu, 0, 1); n != 1 || free(t, f) != 2 {
+		t.Error("what it had is not free")
+	}
+}
+
 func TestAllocationThatEndedHoldsNothing(t *testing.T) {
 	for status, want := range map[string]bool{
 		api.AllocClientStatusPending: true, api.AllocClientStatusRunning: true, api.AllocClientStatusUnknown: true,

@@ -53,10 +53,13 @@ func (f *Fleet) need(j *queue.Job, option int) (at int, ok bool) {
 	key := needKey{shape: j.Shape}
 	for flavor, amount := range j.Option(option) {
 		if flavor != CPU && flavor != Memory && amount > 0 {
-			if key.flavor != "" {
-				return -1, false // devices of two flavors: nobody's ask
+			if key.flavor != "" { // what somebody else runs; no ask is for two
+				flavor, amount = several, 0
 			}
 			key.flavor, key.amount = flavor, amount
+			if flavor == several {
+				break
+			}
 		}
 	}
 	if at, ok := f.needs[key]; ok {
@@ -79,6 +82,9 @@ func (f *Fleet) need(j *queue.Job, option int) (at int, ok bool) {
 	f.tables = append(f.tables[:at:at], &table{need: f.newNeed(ask, key)})
 	return at, true
 }
+
+// several is devices of more than one flavor, of which no node has any to offer.
+const several queue.Flavor = "(several)"
 
 // nothing is the need of whatever makes no sense: it takes devices only.
 var nothing = &need{}

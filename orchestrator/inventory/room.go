@@ -332,8 +332,8 @@ func (n *node) spread(free mask, g *group, count int) []int {
 
 // hasRoom reports whether s can be taken by a job that starts.
 func (n *node) hasRoom(r *room, nd *need, s queue.Spot) bool {
-	fit, _ := n.fit(r, nd)
 	if nd.flavor == "" || len(s.Devices) == 0 {
+		fit, _ := n.fit(r, nd)
 		return fit >= s.Members
 	}
 	if !n.eligible || nd.avoids[n.id] || n.plainFit(r, &nd.ask) < s.Members {
