@@ -189,6 +189,28 @@ func TestMemberFails(t *testing.T) {
 	}
 }
 
+// So does one whose supervisor is killed, for which the plugin speaks.
+func TestSupervisorOfAMemberIsKilled(t *testing.T) {
+	t.Parallel()
+	n, _ := newStoreNode(t)
+	a, b := n.rank(0, 2, patience, meeting, nil), n.rank(1, 2, patience, meeting, nil)
+	for _, c := range []*nomad.TaskConfig{a, b} {
+		n.start(c)
+	}
+	started(t, a)
+	started(t, b)
+	_, supervisor := n.pids(b)
+	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if exit := n.wait(b); exit.Err == nil || !strings.Contains(exit.Err.Error(), "supervisor") {
+		t.Errorf("rank 1: exit = %+v", exit)
+	}
+	if exit := n.wait(a); exit.Err == nil || !mltask.IsGangBroken(exit.Err.Error()) || !strings.Contains(exit.Err.Error(), "rank 1 was killed with its supervisor") {
+		t.Errorf("rank 0: exit = %+v", exit)
+	}
+}
+
 // One that is stopped does not: whoever stops it deals with the others.
 func TestMemberIsStopped(t *testing.T) {
 	t.Parallel()

@@ -7,9 +7,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/drover-ml/drover/internal/artifact"
 	"github.com/drover-ml/drover/internal/mltask"
 	"github.com/drover-ml/drover/nomadplugin/driver"
+	"github.com/drover-ml/drover/task-driver/gang"
 	"github.com/drover-ml/drover/task-driver/process"
+	"github.com/drover-ml/drover/task-driver/stage"
 	"github.com/drover-ml/drover/task-driver/supervisor"
 )
 
@@ -54,10 +57,27 @@ func (h *handle) command() process.ID {
 	return r.Command
 }
 
+// tellGang tells the gang of a task that its supervisor was killed, which cannot.
+func (d *Driver) tellGang(h *handle) {
+	member := h.running.Gang
+	if member == nil || h.command() == (process.ID{}) {
+		return
+	}
+	g := &gang.Gang{
+		Key: member.Key, Self: gang.Member{Rank: member.Rank, AllocID: h.alloc},
+		Open: func() (*artifact.Store, error) { return stage.OpenStore(member.Store, true) },
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cleanLimit)
+	defer cancel()
+	if err := g.Break(ctx, fmt.Sprintf("rank %d was killed with its supervisor", member.Rank)); err != nil {
+		d.log.Error("telling the gang of the task's end", "task_id", h.id, "error", err)
+	}
+}
+
 // askToEnd sends the command's process group a signal. A task that waits for
 // its gang leaves it instead; if the gang starts just then, the signal follows.
 func (h *handle) askToEnd(ctx context.Context, sig syscall.Signal, deadline time.Time) error {
-	if !h.running.Gang {
+	if h.running.Gang == nil {
 		return h.running.Command.SignalGroup(sig)
 	}
 	if err := h.running.Supervisor.Signal(supervisor.Ending); err != nil {

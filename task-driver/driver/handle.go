@@ -101,6 +101,7 @@ func (d *Driver) abandoned(h *handle, err error) task.Exit {
 	if j, jerr := h.dir.Journal(); jerr == nil {
 		_ = j.Add("abandoned", "Task failed: "+reason, nil)
 	}
+	go d.tellGang(h) // the task's end does not wait for the store
 	return task.Exit{
 		ExitCode: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL), OOM: h.running.Group.OOMKills() > 0,
 		Error: reason, Finished: time.Now().UTC(),

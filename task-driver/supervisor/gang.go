@@ -152,6 +152,11 @@ func (s *supervisor) tellGang(end ending) {
 	if s.gang == nil || !s.complete || end.succeeded() || end.asked || end.timeUp {
 		return
 	}
+	select {
+	case <-s.ending: // it came with the signal that has ended the command
+		return
+	default:
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), recordLimit)
 	defer cancel()
 	if err := s.gang.Break(ctx, fmt.Sprintf("rank %d %s", s.spec.Gang.Rank, end.text())); err != nil {

@@ -195,6 +195,10 @@ func (s *supervisor) setRunning() error {
 	if started.IsZero() { // it waits for its gang
 		started = time.Now().UTC()
 	}
+	var member *task.Gang
+	if g := s.spec.Gang; g != nil {
+		member = &task.Gang{Store: s.spec.Store, Key: g.Key, Rank: g.Rank}
+	}
 	return s.dir.SetRunning(task.Running{
 		TaskID:     s.spec.TaskID,
 		Supervisor: self,
@@ -204,7 +208,7 @@ func (s *supervisor) setRunning() error {
 		User:       s.spec.User,
 		NetNS:      s.spec.NetNS,
 		Started:    started,
-		Gang:       s.spec.Gang != nil,
+		Gang:       member,
 	})
 }
 

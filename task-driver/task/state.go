@@ -57,13 +57,21 @@ type Running struct {
 	User    *Credential `json:"user,omitempty"`
 	NetNS   string      `json:"netns,omitempty"`
 	Started time.Time   `json:"started"`
-	// Gang tells that the supervisor is one that takes supervisor.Ending.
-	Gang bool `json:"gang,omitempty"`
+	// Gang is nil for a task of its own. The supervisors of others take
+	// supervisor.Ending.
+	Gang *Gang `json:"gang,omitempty"`
+}
+
+// Gang says of which gang a task is a member, and where that meets.
+type Gang struct {
+	Store string `json:"store"` // the artefact store's URL
+	Key   string `json:"key"`
+	Rank  int    `json:"rank"`
 }
 
 // Waiting reports whether the command has not been started yet, because its
 // gang is not complete.
-func (r Running) Waiting() bool { return r.Gang && r.Command == process.ID{} }
+func (r Running) Waiting() bool { return r.Gang != nil && r.Command == process.ID{} }
 
 // Credential is the user that a command runs as. Nil means the driver's own.
 type Credential struct {
