@@ -32,6 +32,12 @@ const (
 	maxDuration = Duration(10 * 365 * 24 * time.Hour)
 	// maxCron bounds a window that begins by cron.
 	maxCron = Duration(31 * 24 * time.Hour)
+
+	// How many there may be; the tags of the types say it, too.
+	maxFlavors    = 1000 // and priority classes
+	maxWorkspaces = 10_000
+	maxSchedules  = 100
+	maxPools      = 100
 )
 
 // naming is how things of a kind are named.
@@ -63,12 +69,37 @@ func (d Definitions) Check() []Problem {
 	for _, x := range d.Cohorts {
 		c.cohorts[x.Name] = x.Parent
 	}
+	c.sizes()
+	if wrong(c.problems) {
+		return c.problems
+	}
 	c.policy()
 	c.checkFlavors()
 	c.priorityClasses()
 	c.checkCohorts()
 	c.workspaces()
 	return c.problems
+}
+
+// sizes checks how many there are of everything: what follows may take long.
+func (c *checker) sizes() {
+	count := func(path string, n, most int) {
+		if n > most {
+			c.add(path, "Too many", "There are %d; at most %d may be.", n, most)
+		}
+	}
+	count("flavors", len(c.Flavors), maxFlavors)
+	count("priority_classes", len(c.PriorityClasses), maxFlavors)
+	count("cohorts", len(c.Cohorts), maxWorkspaces)
+	count("workspaces", len(c.Workspaces), maxWorkspaces)
+	for i, x := range c.Cohorts {
+		count(fmt.Sprintf("cohorts[%d].schedules", i), len(x.Schedules), maxSchedules)
+	}
+	for i, w := range c.Workspaces {
+		count(fmt.Sprintf("workspaces[%d].schedules", i), len(w.Schedules), maxSchedules)
+		count(fmt.Sprintf("workspaces[%d].node_pools", i), len(w.NodePools), maxPools)
+		count(fmt.Sprintf("workspaces[%d].priority_classes", i), len(w.PriorityClasses), maxFlavors)
+	}
 }
 
 // wrong reports whether there is more than warnings.

@@ -48,12 +48,12 @@ type Policy struct {
 // matches have a flavor each, of which no workspace has a quota.
 type Flavor struct {
 	Name string `json:"name"`
-	// Model is a pattern of the group's name in which * stands for anything,
-	// regardless of case; "" matches all.
-	Model string `json:"model,omitempty" doc:"Pattern of the model's name; * stands for anything"`
-	// Vendor and Type are as Nomad has them; "": any vendor, gpu.
-	Vendor string `json:"vendor,omitempty"`
-	Type   string `json:"type,omitempty" doc:"Type of the device, default gpu"`
+	// Model is a pattern of the model's name, of slices that of their board, in which
+	// * and ? stand for others, regardless of case; "": any.
+	Model string `json:"model,omitempty" doc:"Pattern of the model's name, of slices that of their board; * and ? stand for others"`
+	// Vendor and Type are as Nomad has them; "": any.
+	Vendor string `json:"vendor,omitempty" doc:"As Nomad has it, such as nvidia"`
+	Type   string `json:"type,omitempty" doc:"As Nomad has it, such as gpu"`
 	// Bounds of a device's memory, both included; zero: none.
 	MemoryMinMiB int64 `json:"memory_min_mib,omitempty" minimum:"0"`
 	MemoryMaxMiB int64 `json:"memory_max_mib,omitempty" minimum:"0"`
@@ -101,13 +101,13 @@ type Workspace struct {
 	// Namespace and NodePools are where in Nomad its work goes; without, where the
 	// server sends all.
 	Namespace string   `json:"namespace,omitempty" doc:"Nomad's namespace of its work; other work there is counted as the workspace's"`
-	NodePools []string `json:"node_pools,omitempty" doc:"Nomad's node pools that its work may use"`
+	NodePools []string `json:"node_pools,omitempty" maxItems:"100" doc:"Nomad's node pools that its work may use"`
 	Cohort    string   `json:"cohort,omitempty" doc:"Without, it neither borrows nor lends"`
 	Weight    int      `json:"weight,omitempty" minimum:"0" maximum:"1000000" doc:"Of its fair share; default 1"`
 	Strict    bool     `json:"strict,omitempty" doc:"Nothing overtakes the first that waits"`
 	// PriorityClasses are those that its work may name, the first being that of
 	// work that names none; without, all.
-	PriorityClasses []string `json:"priority_classes,omitempty"`
+	PriorityClasses []string `json:"priority_classes,omitempty" maxItems:"1000"`
 	// Preemptible is whether its work may be evicted, unless that says no itself;
 	// nil: true.
 	Preemptible *bool                    `json:"preemptible,omitempty" doc:"Whether its work may be evicted, unless that says no itself; default true"`

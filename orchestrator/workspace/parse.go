@@ -162,10 +162,24 @@ type body struct {
 	content *hcl.BodyContent
 }
 
-// open reads a block's content. Attributes are optional, unless they end in "!".
-func (p *parser) open(block *hcl.Block, path string, attrs []string, blocks ...hcl.BlockHeaderSchema) body {
+// attributes are those of each type of block. They are optional, but for those
+// that end in "!".
+var attributes = map[string][]string{
+	"policy":         {"run_time", "half_life", "aging", "patience", "min_run_time", "preemption_delay", "max_evictions"},
+	"flavor":         {"vendor", "type", "model", "memory_min", "memory_max"},
+	"priority_class": {"value!", "default", "description"},
+	"cohort":         {"parent", "weight"},
+	"workspace":      {"namespace", "node_pools", "cohort", "weight", "strict", "priority_classes", "preemptible"},
+	"quota":          {"nominal!", "borrow", "lend"},
+	"serving":        {"floor", "headroom"},
+	"budget":         {"gpu_hours!", "per!"},
+	"schedule":       {"days", "from", "to", "cron", "duration", "timezone"},
+}
+
+// open reads a block's content.
+func (p *parser) open(block *hcl.Block, path string, blocks ...hcl.BlockHeaderSchema) body {
 	schema := &hcl.BodySchema{Blocks: blocks}
-	for _, a := range attrs {
+	for _, a := range attributes[block.Type] {
 		name, required := strings.CutSuffix(a, "!")
 		schema.Attributes = append(schema.Attributes, hcl.AttributeSchema{Name: name, Required: required})
 	}
@@ -334,9 +348,7 @@ func (b body) mib(name string) int64 {
 }
 
 func (p *parser) readPolicy(block *hcl.Block) {
-	b := p.open(block, "policy", []string{
-		"run_time", "half_life", "aging", "patience", "min_run_time", "preemption_delay", "max_evictions",
-	})
+	b := p.open(block, "policy")
 	if p.policy {
 		p.add(block.DefRange, "Duplicate policy", "There is a policy block already.")
 		return
@@ -349,7 +361,7 @@ func (p *parser) readPolicy(block *hcl.Block) {
 }
 
 func (p *parser) flavor(block *hcl.Block) {
-	b := p.open(block, fmt.Sprintf("flavors[%d]", len(p.d.Flavors)), []string{"model", "vendor", "type", "memory_min", "memory_max"})
+	b := p.open(block, fmt.Sprintf("flavors[%d]", len(p.d.Flavors)))
 	p.d.Flavors = append(p.d.Flavors, Flavor{
 		Name: block.Labels[0], Model: b.text("model"), Vendor: b.text("vendor"), Type: b.text("type"),
 		MemoryMinMiB: b.mib("memory_min"), MemoryMaxMiB: b.mib("memory_max"),
@@ -357,7 +369,7 @@ func (p *parser) flavor(block *hcl.Block) {
 }
 
 func (p *parser) priorityClass(block *hcl.Block) {
-	b := p.open(block, fmt.Sprintf("priority_classes[%d]", len(p.d.PriorityClasses)), []string{"value!", "default", "description"})
+	b := p.open(block, fmt.Sprintf("priority_classes[%d]", len(p.d.PriorityClasses)))
 	p.d.PriorityClasses = append(p.d.PriorityClasses, PriorityClass{
 		Name: block.Labels[0], Value: b.integer("value"), Default: b.yes("default"), Description: b.text("description"),
 	})
@@ -371,16 +383,14 @@ var (
 )
 
 func (p *parser) cohort(block *hcl.Block) {
-	b := p.open(block, fmt.Sprintf("cohorts[%d]", len(p.d.Cohorts)), []string{"parent", "weight"}, quotaBlock, scheduleBlock)
+	b := p.open(block, fmt.Sprintf("cohorts[%d]", len(p.d.Cohorts)), quotaBlock, scheduleBlock)
 	p.d.Cohorts = append(p.d.Cohorts, Cohort{
 		Name: block.Labels[0], Parent: b.text("parent"), Weight: b.integer("weight"), Quotas: b.readQuotas(), Schedules: b.readSchedules(),
 	})
 }
 
 func (p *parser) workspace(block *hcl.Block) {
-	b := p.open(block, fmt.Sprintf("workspaces[%d]", len(p.d.Workspaces)), []string{
-		"namespace", "node_pools", "cohort", "weight", "strict", "priority_classes", "preemptible",
-	}, quotaBlock, servingBlock, scheduleBlock, budgetBlock)
+	b := p.open(block, fmt.Sprintf("workspaces[%d]", len(p.d.Workspaces)), quotaBlock, servingBlock, scheduleBlock, budgetBlock)
 	p.d.Workspaces = append(p.d.Workspaces, Workspace{
 		Name: block.Labels[0], Namespace: b.text("namespace"), NodePools: b.texts("node_pools"), Cohort: b.text("cohort"),
 		Weight: b.integer("weight"), Strict: b.yes("strict"), PriorityClasses: b.texts("priority_classes"), Preemptible: b.boolean("preemptible"),
@@ -389,7 +399,7 @@ func (p *parser) workspace(block *hcl.Block) {
 }
 
 // each opens the blocks of a type, of which there is one for each label.
-func (b body) each(kind, field string, attrs []string, read func(label string, b body)) {
+func (b body) each(kind, field string, read func(label string, b body)) {
 	lines := map[string]int{}
 	for _, block := range b.content.Blocks.OfType(kind) {
 		label := block.Labels[0]
@@ -398,7 +408,7 @@ func (b body) each(kind, field string, attrs []string, read func(label string, b
 			continue
 		}
 		lines[label] = block.DefRange.Start.Line
-		one := b.open(block, b.path+"."+field+"."+label, attrs)
+		one := b.open(block, b.path+"."+field+"."+label)
 		one.at[one.path] = block.LabelRanges[0]
 		read(label, one)
 	}
@@ -406,7 +416,7 @@ func (b body) each(kind, field string, attrs []string, read func(label string, b
 
 func (b body) readQuotas() Quotas {
 	var quotas Quotas
-	b.each("quota", "quotas", []string{"nominal!", "borrow", "lend"}, func(flavor string, b body) {
+	b.each("quota", "quotas", func(flavor string, b body) {
 		if quotas == nil {
 			quotas = Quotas{}
 		}
@@ -417,7 +427,7 @@ func (b body) readQuotas() Quotas {
 
 func (b body) readServing() map[queue.Flavor]Serving {
 	var serving map[queue.Flavor]Serving
-	b.each("serving", "serving", []string{"floor", "headroom"}, func(flavor string, b body) {
+	b.each("serving", "serving", func(flavor string, b body) {
 		if serving == nil {
 			serving = map[queue.Flavor]Serving{}
 		}
@@ -429,7 +439,7 @@ func (b body) readServing() map[queue.Flavor]Serving {
 func (b body) readBudget() *Budget {
 	var budget *Budget
 	for _, block := range b.content.Blocks.OfType("budget") {
-		one := b.open(block, b.path+".budget", []string{"gpu_hours!", "per!"})
+		one := b.open(block, b.path+".budget")
 		if budget != nil {
 			b.add(block.DefRange, "Duplicate budget", "The workspace has a budget already.")
 			continue
@@ -442,8 +452,7 @@ func (b body) readBudget() *Budget {
 func (b body) readSchedules() []Schedule {
 	var schedules []Schedule
 	for i, block := range b.content.Blocks.OfType("schedule") {
-		one := b.open(block, fmt.Sprintf("%s.schedules[%d]", b.path, i),
-			[]string{"days", "from", "to", "cron", "duration", "timezone"}, quotaBlock)
+		one := b.open(block, fmt.Sprintf("%s.schedules[%d]", b.path, i), quotaBlock)
 		schedules = append(schedules, Schedule{
 			Name: block.Labels[0], Days: one.texts("days"), From: one.text("from"), To: one.text("to"),
 			Cron: one.text("cron"), Duration: one.duration("duration"), Timezone: one.text("timezone"), Quotas: one.readQuotas(),

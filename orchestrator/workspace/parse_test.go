@@ -187,3 +187,27 @@ func FuzzParse(f *testing.F) {
 		opens(t, d, noon, Seen{Workspaces: []string{"someone"}})
 	})
 }
+
+func TestThereMayBeSoMany(t *testing.T) {
+	tests := map[string]struct {
+		text string
+		line int
+	}{
+		"flavors":    {strings.Repeat("flavor \"f\" {}\n", maxFlavors+1), 0},
+		"workspaces": {strings.Repeat("workspace \"w\" {}\n", maxWorkspaces+1), 0},
+		"pools":      {"workspace \"w\" {\n  node_pools = [" + strings.Repeat(`"p",`, maxPools+1) + "]\n}\n", 2},
+		"schedules":  {"cohort \"c\" {\n" + strings.Repeat("  schedule \"s\" {}\n", maxSchedules+1) + "}\n", 1},
+		"bytes":      {strings.Repeat("#", maxSourceBytes+1), 1},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, diags := Parse(Source{"w.hcl", []byte(test.text)})
+			if len(diags) != 1 || !strings.HasPrefix(diags[0].Summary, "Too many") && diags[0].Summary != "File too large" {
+				t.Fatalf("%d problems: %v", len(diags), diags[0])
+			}
+			if at := diags[0].Subject; test.line > 0 && (at == nil || at.Start.Line != test.line) {
+				t.Errorf("it is said of %v, want line %d", at, test.line)
+			}
+		})
+	}
+}
