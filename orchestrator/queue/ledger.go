@@ -68,15 +68,9 @@ func (l *ledger) own(e *entry) (own, more []*option) {
 	return own, more
 }
 
-// borrows reports whether e would take its queue, or a cohort that is not at the
-// top, over its quota.
+// borrows reports whether e would take its queue over its quota.
 func (l *ledger) borrows(e *entry, o *option) bool {
-	for d := e.node; l.tree.nodes[d].parent >= 0; d = l.tree.nodes[d].parent {
-		if !l.within(e, o, d) {
-			return true
-		}
-	}
-	return false
+	return l.tree.nodes[e.node].parent >= 0 && !l.within(e, o, e.node)
 }
 
 // within reports whether node d, at or above e's queue, stays within its quota if

@@ -90,7 +90,7 @@ type model struct {
 func (m *model) submit() {
 	j := job(fmt.Sprintf("j%04d", m.next), string(rapid.SampledFrom(m.snap.Queues).Draw(m.T, "queue").ID), rapid.IntRange(1, 3).Draw(m.T, "gpus"))
 	m.next++
-	j.Submitted = m.now
+	j.Submitted, j.Queued = m.now, m.now
 	j.Priority = rapid.IntRange(0, 2).Draw(m.T, "priority")
 	j.Preemptible = rapid.Bool().Draw(m.T, "preemptible")
 	j.Min = rapid.IntRange(1, 3).Draw(m.T, "min")
@@ -146,6 +146,9 @@ func (m *model) leave() {
 	delete(m.leaving, id)
 	delete(m.running, id)
 	clear(m.promised)
+	j := m.jobs[id]
+	j.Queued = m.now
+	m.jobs[id] = j
 }
 
 // decide plans, compares with a state opened anew, checks and applies.
@@ -216,6 +219,8 @@ func (m *model) checkVictims(plan queue.Plan) {
 			m.Fatalf("job %s is evicted twice at once", e.Job)
 		case !v.Preemptible:
 			m.Fatalf("job %s is not preemptible", e.Job)
+		case m.now.Sub(by.Queued) < m.snap.Policy.PreemptionDelay:
+			m.Fatalf("job %s evicts too early", e.For)
 		case m.now.Sub(m.started[e.Job]) < m.snap.Policy.MinRunTime:
 			m.Fatalf("job %s is evicted too young", e.Job)
 		case m.evicted[e.Job] >= m.snap.Policy.MaxEvictions:
@@ -314,6 +319,9 @@ func TestModel(t *testing.T) {
 					rt.Fatal(err)
 				}
 				delete(m.running, id)
+				j := m.jobs[id]
+				j.Queued = m.now
+				m.jobs[id] = j
 			}
 			clear(m.leaving)
 			clear(m.promised)

@@ -129,15 +129,17 @@ func (p *pass) startNode(i int) {
 	if !n.queue || p.isHeld(i) {
 		return
 	}
+	p.order.kinds[i] = nil
 	pick := p.closed(n.root) && !n.strict
 	for _, need := range p.queues[i] {
 		if pick && p.passOver(need) {
 			continue
 		}
 		for _, k := range need.kinds {
-			p.touch(k)
+			if p.touch(k); k.next < len(k.jobs) {
+				p.order.kinds[i] = append(p.order.kinds[i], k)
+			}
 		}
-		p.order.kinds[i] = append(p.order.kinds[i], need.kinds...)
 	}
 }
 
@@ -157,12 +159,18 @@ func (p *pass) arrange(i int) {
 	}
 	if p.closed(n.root) && !n.strict {
 		p.order.kinds[i] = slices.DeleteFunc(p.order.kinds[i], func(k *kind) bool {
-			return p.passOver(k.need) || p.hopeless(k.jobs[k.next], k.jobs[k.next])
+			return !p.due[k.need] && (p.passOver(k.need) || p.hopeless(k.jobs[k.next], k.jobs[k.next]))
 		})
 	}
 	heapify(p.order.kinds[i], p.beforeKind)
 	heapify(p.order.children[i], p.beforeNode)
 	p.order.ranks[i] = p.rankOf(i, p.headOf(i))
+}
+
+// arrangeRoot arranges the first tree.
+func (p *pass) arrangeRoot(root int) {
+	p.arrange(root)
+	sink(p.order.children[len(p.tree.nodes)], 0, p.beforeNode)
 }
 
 func (p *pass) beforeNode(a, b int) bool { return p.order.ranks[a].before(p.order.ranks[b], p) }

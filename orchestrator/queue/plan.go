@@ -68,11 +68,13 @@ type pass struct {
 	// decidedFirst are those with a reservation, decided on before the order; true:
 	// they wait.
 	decidedFirst map[*entry]bool
+	due          map[*need]bool    // those of jobs that have a reservation and come in their turn
 	vainly       map[int]bool      // by queue: rules do not allow to evict enough
 	inVain       map[needKey]bool  // evicting would delay a reservation
 	reasons      map[*entry]Reason // of jobs with another reason than their kind; as those
 	found        map[ask]found
 	evictable    map[int]bool // by queue, whether anybody may be asked to leave
+	gaveWay      JobID        // whose reservation was taken back last
 	applied      bool
 }
 
@@ -88,7 +90,7 @@ type found struct {
 func (s *State) Plan(now time.Time) Plan {
 	s.passes++
 	p := &pass{State: s, now: now, reserved: map[int]*shadow{}, walks: map[int]int{}, reasons: map[*entry]Reason{}, gone: map[*entry]bool{}, vainly: map[int]bool{}, inVain: map[needKey]bool{},
-		decidedFirst: map[*entry]bool{}, found: map[ask]found{}, evictable: map[int]bool{}}
+		decidedFirst: map[*entry]bool{}, found: map[ask]found{}, evictable: map[int]bool{}, due: map[*need]bool{}}
 	if len(s.leaving) > 0 {
 		p.foresee()
 	}
@@ -96,12 +98,7 @@ func (s *State) Plan(now time.Time) Plan {
 		p.considerClaim(e)
 	}
 	for _, e := range s.promises {
-		if !p.isHeld(e.node) && !p.overtaken(e) {
-			p.decidedFirst[e] = !p.start(e) && !p.evict(e)
-			if p.decidedFirst[e] {
-				p.reasons[e] = p.waits(e)
-			}
-		}
+		p.keepPromise(e)
 	}
 	p.startOrder()
 	for e := p.head(); e != nil; e = p.head() {
@@ -202,6 +199,24 @@ func (p *pass) considerClaim(e *entry) {
 	}
 }
 
+// keepPromise decides on a job with a reservation. If it would borrow, it keeps the
+// reservation until its turn comes, behind those that do not.
+func (p *pass) keepPromise(e *entry) {
+	if p.isHeld(e.node) || p.overtaken(e) {
+		return
+	}
+	if p.borrows(e) {
+		if p.reserve(e) != nil {
+			p.due[e.kind.need] = true
+		}
+		return
+	}
+	p.decidedFirst[e] = !p.start(e) && !p.evict(e)
+	if p.decidedFirst[e] {
+		p.reasons[e] = p.waits(e)
+	}
+}
+
 // overtaken reports whether e's reservation is another's now: one waits that is
 // before it in its queue.
 func (p *pass) overtaken(e *entry) bool {
@@ -237,12 +252,21 @@ func (p *pass) consider(e *entry) {
 		}
 		return
 	}
-	if p.start(e) || p.evict(e) {
-		p.decided(e.node, false)
-		return
-	}
 	root := p.tree.nodes[e.node].root
 	open := !p.closed(root)
+	sh := p.reserved[root]
+	promised := sh != nil && sh.holds[0].entry == e
+	if promised {
+		p.unreserve(sh)
+	}
+	if p.start(e) || p.evict(e) {
+		p.decided(e.node, false)
+		if promised { // whoever waited behind it may have the next reservation
+			p.startNode(root)
+			p.arrangeRoot(root)
+		}
+		return
+	}
 	r := p.waits(e)
 	if p.tree.nodes[e.node].strict {
 		p.reasons[e] = r
@@ -252,8 +276,7 @@ func (p *pass) consider(e *entry) {
 		p.decided(e.node, true)
 	}
 	if open && p.closed(root) {
-		p.arrange(root)
-		sink(p.order.children[len(p.tree.nodes)], 0, p.beforeNode)
+		p.arrangeRoot(root)
 	}
 }
 
@@ -264,7 +287,7 @@ func (p *pass) closed(root int) bool { return p.reserved[root] != nil || p.walks
 // passOver reports whether all of n's are hopeless.
 func (p *pass) passOver(n *need) bool {
 	if n.pass != p.passes {
-		n.pass, n.hopeless = p.passes, p.hopeless(n.quick.jobs[0], n.strong.jobs[0])
+		n.pass, n.hopeless = p.passes, !p.due[n] && p.hopeless(n.quick.jobs[0], n.strong.jobs[0])
 	}
 	return n.hopeless
 }
@@ -339,6 +362,9 @@ func (p *pass) behind(e *entry) Reason {
 			first = sh
 			break
 		}
+	}
+	if first == nil && p.gaveWay != "" {
+		return Reason{Code: Reserved, Subject: string(p.gaveWay)} // it has started since, or its turn came later
 	}
 	if first == nil {
 		return Reason{}
@@ -464,7 +490,7 @@ func (p *pass) takeIn(h hold, victims []*entry) (late []*shadow, ok bool) {
 		switch {
 		case ok:
 			undo = append(undo, u)
-		case p.yields(sh, h.entry, h.option, victims):
+		case p.yields(sh, h.entry, h.option):
 			late = append(late, sh)
 		default:
 			for _, u := range slices.Backward(undo) {
@@ -476,37 +502,38 @@ func (p *pass) takeIn(h hold, victims []*entry) (late []*shadow, ok bool) {
 	return late, true
 }
 
-// yields reports whether a reservation gives way to e: if its job ran and victims
-// were gone, e could take back what it borrows.
-func (p *pass) yields(sh *shadow, e *entry, o *option, victims []*entry) bool {
-	if sh == p.after || sh.firm || sh.root != p.tree.nodes[e.node].root || sh.holds[0].node == e.node {
-		return false
-	}
-	p.ledger.charge(sh.holds[0], 1)
-	for _, v := range victims {
-		p.ledger.charge(v.held(), -1)
-	}
-	yes := p.reclaims(p.ledger, e, o, sh.holds[0].node)
-	for _, v := range victims {
-		p.ledger.charge(v.held(), 1)
-	}
-	p.ledger.charge(sh.holds[0], -1)
-	return yes
+// yields reports whether a reservation gives way to e: it would borrow, and e needs
+// what is its queue's own.
+func (p *pass) yields(sh *shadow, e *entry, o *option) bool {
+	return sh != p.after && !sh.firm && sh.root == p.tree.nodes[e.node].root && !p.ledger.borrows(e, o)
 }
 
 // refuses reports whether it is known that e, started now with an option, would
 // leave too little for a reservation that does not give way.
 func (p *pass) refuses(sh *shadow, e *entry, o *option, a ask) bool {
-	return sh.binds(e, p.now) && (sh.full[a] || sh.quota(e, o, a.members) < a.members) && !p.yields(sh, e, o, nil)
+	return sh.binds(e, p.now) && (sh.full[a] || sh.quota(e, o, a.members) < a.members) && !p.yields(sh, e, o)
+}
+
+// unreserve takes a reservation back.
+func (p *pass) unreserve(sh *shadow) {
+	p.shadows = slices.DeleteFunc(p.shadows, func(o *shadow) bool { return o == sh })
+	p.plan.Reserve = slices.DeleteFunc(p.plan.Reserve, func(r Reservation) bool { return r.Job == sh.holds[0].ID })
+	delete(p.reserved, sh.root)
+	p.gaveWay = sh.holds[0].ID
+	for _, other := range p.shadows {
+		for _, h := range other.beside[sh] {
+			other.release(h)
+			other.full = nil
+		}
+		delete(other.beside, sh)
+	}
 }
 
 // renew makes reservations anew that gave way.
 func (p *pass) renew(late []*shadow) {
 	for _, sh := range late {
 		e := sh.holds[0].entry
-		p.shadows = slices.DeleteFunc(p.shadows, func(o *shadow) bool { return o == sh })
-		p.plan.Reserve = slices.DeleteFunc(p.plan.Reserve, func(r Reservation) bool { return r.Job == e.ID })
-		delete(p.reserved, sh.root)
+		p.unreserve(sh)
 		r, own := p.reasons[e]
 		if !own && e.kind != nil {
 			r = e.kind.reason

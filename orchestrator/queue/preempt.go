@@ -212,18 +212,20 @@ func (p *pass) mayReclaim(l *ledger, e *entry, o *option) bool {
 	return false
 }
 
-// reclaims reports whether e may take from queue i: where their ways to the top
-// meet, e's side stays within its quota, and the other side is over its own all
-// the way down to i.
+// reclaims reports whether e may take from queue i. Below where their ways to the top
+// meet, a level of e's side stays within its quota, and the other side is over its
+// own all the way down to i. Who has started so is, from there, nobody's victim.
 func (p *pass) reclaims(l *ledger, e *entry, o *option, i int) bool {
+	within := false
 	for d := e.node; p.tree.nodes[d].parent >= 0; d = p.tree.nodes[d].parent {
+		within = within || l.within(e, o, d)
 		meet := p.tree.nodes[d].parent
 		for c := i; c >= 0; c = p.tree.nodes[c].parent {
 			if !slices.ContainsFunc(o.parts, func(q part) bool { return p.tree.over(l.usage, c, q.flavor) }) {
 				break
 			}
 			if p.tree.nodes[c].parent == meet {
-				return c != d && l.within(e, o, d)
+				return c != d && within
 			}
 		}
 	}

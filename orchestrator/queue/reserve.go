@@ -14,6 +14,8 @@ type shadow struct {
 	// Of a reservation: the tree that it is of, and whether it stays within quota.
 	root int
 	firm bool
+	// beside are the holds of reservations before it, as they were.
+	beside map[*shadow][]hold
 	// full are the asks that found no place here. A pass only makes it fuller, but
 	// for evictions.
 	full map[ask]bool
@@ -123,9 +125,10 @@ func (p *pass) reserve(e *entry) *shadow {
 	if p.reserved[root] != nil || e.claim || p.walks[root] >= vain {
 		return nil
 	}
-	sh := &shadow{ledger: p.base().clone(), root: root}
+	sh := &shadow{ledger: p.base().clone(), root: root, beside: map[*shadow][]hold{}}
 	for _, other := range p.shadows {
 		if other != p.after {
+			sh.beside[other] = slices.Clone(other.holds)
 			for _, h := range other.holds {
 				sh.take(h)
 			}
@@ -155,6 +158,9 @@ func (p *pass) reserve(e *entry) *shadow {
 // have ended by then are gone from l. It looks after 1, 2, 4 and so on ends, and
 // goes back by halves: room and quota only become more.
 func (p *pass) earliest(l *ledger, e *entry, options []*option) (h hold, at time.Time, ok bool) {
+	if h, ok = l.first(e, options); ok {
+		return h, p.now, true
+	}
 	next := p.endings()
 	var ends []ending
 	gone, before := 0, 0 // before: of so many ends it is known that they are not enough
