@@ -122,11 +122,14 @@ func (a *app) printWorkspace(s workspace.Status) {
 		a.screen.Printf("\nQuotas\n")
 		t := term.NewTable("FLAVOR", "USED", "NOMINAL", "BORROW", "LEND", "ENDPOINTS", "FLOOR", "HEADROOM").Right(1, 2, 3, 4, 5, 6, 7)
 		for _, f := range s.Flavors {
-			used := unknown(f.Used)
-			if f.Used != nil && *f.Used > f.Nominal {
+			used, nominal := unknown(f.Used), f.Nominal.String()
+			switch {
+			case f.Unlimited:
+				nominal = "no limit"
+			case f.Used != nil && *f.Used > f.Nominal:
 				used = a.screen.Paint(term.Yellow, used)
 			}
-			t.Row(string(f.Flavor), used, f.Nominal.String(), limitText(f.Borrow), limitText(f.Lend),
+			t.Row(string(f.Flavor), used, nominal, limitText(f.Borrow), limitText(f.Lend),
 				unknown(f.ServingUsed), f.Floor.String(), f.Headroom.String())
 		}
 		a.screen.Print(t)
@@ -149,7 +152,11 @@ func (a *app) budgetStatus(b *workspace.BudgetStatus) string {
 	if b == nil {
 		return ""
 	}
-	text := fmt.Sprintf("%s of %s GPU-hours used this %s", b.Used, b.GPUHours, b.Per)
+	period := "this " + string(b.Per)
+	if b.Per == workspace.Day {
+		period = "today"
+	}
+	text := fmt.Sprintf("%s of %s GPU-hours used %s", b.Used, b.GPUHours, period)
 	if b.Held {
 		return a.screen.Paint(term.Red, text+"; nothing starts until "+show.Stamp(&b.End))
 	}

@@ -40,7 +40,9 @@ type Policy struct {
 	Patience        Duration `json:"patience,omitempty" doc:"How long work waits until it goes before all others; default 168h"`
 	MinRunTime      Duration `json:"min_run_time,omitempty" doc:"How long work runs before it may be evicted"`
 	PreemptionDelay Duration `json:"preemption_delay,omitempty" doc:"How long work waits before it may evict others"`
-	MaxEvictions    int      `json:"max_evictions,omitempty" minimum:"0" maximum:"1000" doc:"How often work is evicted at most; default 5"`
+	// HoldUndeclared keeps work of workspaces that nobody declared from starting.
+	HoldUndeclared bool `json:"hold_undeclared,omitempty" doc:"Whether work of workspaces that nobody declared waits until somebody does"`
+	MaxEvictions   int  `json:"max_evictions,omitempty" minimum:"0" maximum:"1000" doc:"How often work is evicted at most; default 5"`
 }
 
 // Flavor names a kind of device: groups of devices that it matches are charged

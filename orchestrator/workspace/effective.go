@@ -38,7 +38,8 @@ type Use struct {
 // A workspace W becomes a cohort "W" with a queue "W" and, for its endpoints, a
 // queue "W/serving". Schedules that hold at now have replaced its quotas, and
 // where its budget is used up both are held. Workspaces that are seen and not
-// declared have such queues without limits, in the cohort [Unlimited].
+// declared have such queues without limits, in the cohort [Unlimited]; they are
+// held if the policy says so.
 //
 // cpu and memory are unlimited where no quota names them in the whole tree of
 // cohorts that a workspace is in.
@@ -190,8 +191,12 @@ func (e *effective) undeclared(d Definitions, seen Seen) {
 	e.cohorts = append(e.cohorts, queue.Cohort{Name: Unlimited})
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
+		var held *queue.Hold
+		if d.Policy.HoldUndeclared {
+			held = &queue.Hold{Why: fmt.Sprintf("nobody has declared a workspace %q; ask for one, or submit to another", name)}
+		}
 		for _, serving := range []bool{false, true} {
-			e.queues = append(e.queues, queue.Queue{ID: d.QueueFor(name, serving), Cohort: Unlimited, Quotas: all})
+			e.queues = append(e.queues, queue.Queue{ID: d.QueueFor(name, serving), Cohort: Unlimited, Quotas: all, Held: held})
 		}
 	}
 }

@@ -193,6 +193,19 @@ func TestUndeclaredWorkspacesHaveNoLimits(t *testing.T) {
 	}
 }
 
+func TestUndeclaredWorkspacesCanBeHeld(t *testing.T) {
+	d := read(t, "policy { hold_undeclared = true }\nworkspace \"a\" {}\n")
+	s, queues := opens(t, d, noon, Seen{Workspaces: []string{"a", "x"}})
+	for _, q := range queues {
+		if declared := q.Cohort == "a"; declared != (q.Held == nil) {
+			t.Errorf("%s is held: %+v", q.ID, q.Held)
+		}
+	}
+	if !submit(t, s, "a", CPU, queue.One) || submit(t, s, "x", CPU, queue.One) {
+		t.Error("x is held, and a is not")
+	}
+}
+
 func TestScheduledQuotas(t *testing.T) {
 	d := read(t, `
 flavor "h100" {}

@@ -125,6 +125,7 @@ func (p Policy) block() block {
 	b.duration("min_run_time", p.MinRunTime)
 	b.duration("preemption_delay", p.PreemptionDelay)
 	b.integer("max_evictions", p.MaxEvictions)
+	b.yes("hold_undeclared", p.HoldUndeclared)
 	return b
 }
 

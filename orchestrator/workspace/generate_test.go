@@ -13,7 +13,7 @@ import (
 func definitions(t *rapid.T) Definitions {
 	var d Definitions
 	if rapid.Bool().Draw(t, "policy") {
-		d.Policy = Policy{RunTime: duration(t), HalfLife: duration(t), Aging: duration(t), Patience: duration(t), MaxEvictions: rapid.IntRange(0, 9).Draw(t, "evictions")}
+		d.Policy = Policy{RunTime: duration(t), HalfLife: duration(t), Aging: duration(t), Patience: duration(t), MaxEvictions: rapid.IntRange(0, 9).Draw(t, "evictions"), HoldUndeclared: rapid.Bool().Draw(t, "hold")}
 	}
 	flavors := []queue.Flavor{CPU, Memory}
 	for i := range rapid.IntRange(0, 3).Draw(t, "flavors") {

@@ -165,7 +165,7 @@ type body struct {
 // attributes are those of each type of block. They are optional, but for those
 // that end in "!".
 var attributes = map[string][]string{
-	"policy":         {"run_time", "half_life", "aging", "patience", "min_run_time", "preemption_delay", "max_evictions"},
+	"policy":         {"run_time", "half_life", "aging", "patience", "min_run_time", "preemption_delay", "max_evictions", "hold_undeclared"},
 	"flavor":         {"vendor", "type", "model", "memory_min", "memory_max"},
 	"priority_class": {"value!", "default", "description"},
 	"cohort":         {"parent", "weight"},
@@ -357,6 +357,7 @@ func (p *parser) readPolicy(block *hcl.Block) {
 	p.d.Policy = Policy{
 		RunTime: b.duration("run_time"), HalfLife: b.duration("half_life"), Aging: b.duration("aging"), Patience: b.duration("patience"),
 		MinRunTime: b.duration("min_run_time"), PreemptionDelay: b.duration("preemption_delay"), MaxEvictions: b.integer("max_evictions"),
+		HoldUndeclared: b.yes("hold_undeclared"),
 	}
 }
 

@@ -151,7 +151,7 @@ workspace "w" {
 	want := workspace.Status{
 		Workspace: before.Workspace,
 		Flavors: []workspace.FlavorStatus{
-			{Flavor: "cpu", Used: amount(8000), ServingUsed: amount(0)},
+			{Flavor: "cpu", Unlimited: true, Used: amount(8000), ServingUsed: amount(0)},
 			{Flavor: "h100", Quota: quota, Serving: serving, Used: amount(3500), ServingUsed: amount(1000)},
 		},
 		Budget: &workspace.BudgetStatus{

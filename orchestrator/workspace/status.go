@@ -22,6 +22,7 @@ type FlavorStatus struct {
 	Flavor  queue.Flavor `json:"flavor"`
 	Quota                // as schedules make it now
 	Serving              // the part of it that is for endpoints
+	Unlimited bool `json:"unlimited,omitempty" doc:"No quota names it in the whole tree of cohorts, so there is no limit: of cpu and memory"`
 	// Used is what its work holds, ServingUsed what its endpoints hold of that; nil:
 	// nobody knows.
 	Used        *Amount `json:"used,omitempty" doc:"What its work holds now; missing if that is not known yet"`
@@ -103,9 +104,12 @@ func flavorStatus(d Definitions, w Workspace, now time.Time, using map[queue.Que
 			all[f] = true
 		}
 	}
+	roots := d.roots()
+	counted := d.counted(roots)[rootOf(w, roots)]
 	out := []FlavorStatus{}
 	for _, f := range slices.Sorted(maps.Keys(all)) {
 		s := FlavorStatus{Flavor: f, Quota: quotas[f], Serving: w.Serving[f]}
+		s.Unlimited = (f == CPU || f == Memory) && !counted[f]
 		if using != nil {
 			used, served := Amount(training[f]+serving[f]), Amount(serving[f])
 			s.Used, s.ServingUsed = &used, &served
