@@ -3,6 +3,7 @@ package simulate
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"time"
 
@@ -112,6 +113,42 @@ func (r *replay) settingsNow() settings {
 		}
 	}
 	return s
+}
+
+// quotasChange lets quotas be what they are now, and reports whether they were not.
+func (r *replay) quotasChange() (bool, error) {
+	was := r.settings
+	r.settings = r.settingsNow()
+	r.expect(r.settings.next, quotaChange, 0)
+	if reflect.DeepEqual(was.cohorts, r.settings.cohorts) && reflect.DeepEqual(was.queues, r.settings.queues) {
+		return false, nil
+	}
+	if err := r.open(r.state.Snapshot()); err != nil {
+		return true, err
+	}
+	still := r.outside[:0]
+	for _, i := range r.outside {
+		why, err := r.submit(&r.jobs[i])
+		if err != nil {
+			return true, err
+		}
+		if r.jobs[i].why = why; why != "" {
+			still = append(still, i)
+		}
+	}
+	r.outside = still
+	return true, nil
+}
+
+// open makes the state of a snapshot with the quotas that hold now.
+func (r *replay) open(snap queue.Snapshot) error {
+	snap.Policy, snap.Cohorts, snap.Queues = r.settings.policy, r.settings.cohorts, r.settings.queues
+	s, err := queue.Open(snap, r.fleet)
+	if err != nil {
+		return fmt.Errorf("opening the queues as of %s: %w", r.now.UTC().Format(time.RFC3339), err)
+	}
+	r.state = s
+	return nil
 }
 
 // days are GPU-seconds of workspaces by the day, for budgets.

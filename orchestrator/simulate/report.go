@@ -243,13 +243,9 @@ func (r *replay) reportWorkspaces(rep *Report, span float64) {
 }
 
 func (r *replay) reportModels(rep *Report) {
-	count := map[string]int{}
-	for _, n := range r.Nodes {
-		count[n.Model] += n.GPUs
-	}
 	rep.Cost = r.cost(r.record.models...)
 	for i, m := range r.models {
-		row := Model{Model: m, GPUs: count[m], UsedHours: rounded(r.record.models[i] / hourMilli)}
+		row := Model{Model: m, GPUs: r.gpus[m], UsedHours: rounded(r.record.models[i] / hourMilli)}
 		if r.Prices != nil {
 			c := rounded(r.record.models[i] / hourMilli * r.Prices[m])
 			row.Cost = &c
@@ -273,7 +269,7 @@ func (r *replay) cost(used ...float64) *float64 {
 
 // stranded are the jobs that still wait.
 func (r *replay) stranded() []Refused {
-	var all []Refused
+	all := []Refused{}
 	for i := range r.jobs {
 		j := &r.jobs[i]
 		if !j.waits {
