@@ -19,10 +19,10 @@ type Status struct {
 
 // FlavorStatus is what a workspace may use of a flavor and what it does use.
 type FlavorStatus struct {
-	Flavor  queue.Flavor `json:"flavor"`
-	Quota                // as schedules make it now
-	Serving              // the part of it that is for endpoints
-	Unlimited bool `json:"unlimited,omitempty" doc:"No quota names it in the whole tree of cohorts, so there is no limit: of cpu and memory"`
+	Flavor    queue.Flavor `json:"flavor"`
+	Quota                  // as schedules make it now
+	Serving                // the part of it that is for endpoints
+	Unlimited bool         `json:"unlimited,omitempty" doc:"No quota names it in the whole tree of cohorts, so there is no limit: of cpu and memory"`
 	// Used is what its work holds, ServingUsed what its endpoints hold of that; nil:
 	// nobody knows.
 	Used        *Amount `json:"used,omitempty" doc:"What its work holds now; missing if that is not known yet"`
