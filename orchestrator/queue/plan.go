@@ -126,7 +126,7 @@ func (s *State) Why(id JobID) (Reason, error) {
 	}
 	if r, ok := s.last.reasons[e]; ok {
 		if r.Code == "" {
-			r = s.last.explain(e)
+			r = s.last.explain(e, r.Until)
 			s.last.reasons[e] = r
 		}
 		return r, nil
@@ -146,7 +146,7 @@ func (s *State) Why(id JobID) (Reason, error) {
 		return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
 	}
 	if k.reason.Code == "" {
-		k.reason = s.last.explain(e)
+		k.reason = s.last.explain(e, k.reason.Until)
 	}
 	if k.reason.Code == "" {
 		return Reason{}, fmt.Errorf("explaining job %q: it may start by the next plan", id)
@@ -154,8 +154,8 @@ func (s *State) Why(id JobID) (Reason, error) {
 	return k.reason, nil
 }
 
-// explain is what e is short of now that the plan is made.
-func (p *pass) explain(e *entry) Reason {
+// explain is what e is short of now that the plan is made, until then.
+func (p *pass) explain(e *entry, until time.Time) Reason {
 	if r, never := p.never(e); never {
 		return r
 	}
@@ -175,7 +175,11 @@ func (p *pass) explain(e *entry) Reason {
 	}) {
 		return p.behind(e)
 	}
-	return p.lacks(e)
+	r := p.lacks(e)
+	if until.After(p.now) {
+		r.Until = until
+	}
+	return r
 }
 
 // considerClaim decides on a job that others make room for.
@@ -256,6 +260,10 @@ func (p *pass) consider(e *entry) {
 	open := !p.closed(root)
 	sh := p.reserved[root]
 	promised := sh != nil && sh.holds[0].entry == e
+	if promised && !p.fits(e) && !p.mayEvict(e) {
+		p.letWait(e, Reason{Until: sh.at})
+		return
+	}
 	if promised {
 		p.unreserve(sh)
 	}
@@ -267,16 +275,20 @@ func (p *pass) consider(e *entry) {
 		}
 		return
 	}
-	r := p.waits(e)
+	p.letWait(e, p.waits(e))
+	if open && p.closed(root) {
+		p.arrangeRoot(root)
+	}
+}
+
+// letWait lets e and those that it stands for wait.
+func (p *pass) letWait(e *entry, r Reason) {
 	if p.tree.nodes[e.node].strict {
 		p.reasons[e] = r
 		p.stopQueue(e.node, e)
 	} else {
 		e.kind.reason = r
 		p.decided(e.node, true)
-	}
-	if open && p.closed(root) {
-		p.arrangeRoot(root)
 	}
 }
 
@@ -313,15 +325,7 @@ func (p *pass) hopeless(e, strong *entry) bool {
 	if fits {
 		return true // it waits for a reservation, not for room
 	}
-	if p.vainly[e.node] || p.inVain[needOf(e)] {
-		return true
-	}
-	for _, o := range e.options {
-		if p.mayEvict(strong, o) {
-			return false
-		}
-	}
-	return true
+	return !p.mayEvict(strong)
 }
 
 // waits is why e waits, after it has got a reservation if there is none before it.

@@ -12,7 +12,7 @@ func (p *pass) evict(e *entry) bool {
 	if p.fits(e) {
 		return false // it waits for a reservation, not for room
 	}
-	if p.vainly[e.node] || p.inVain[needOf(e)] {
+	if !p.mayEvict(e) {
 		return false
 	}
 	asked := false
@@ -172,13 +172,18 @@ func (p *pass) anyMayLeave(i int) bool {
 	return may
 }
 
-// mayEvict reports whether anybody might be asked for e.
-func (p *pass) mayEvict(e *entry, o *option) bool {
+// mayEvict reports whether anybody might be asked for e, and nobody was in vain.
+func (p *pass) mayEvict(e *entry) bool {
+	if p.vainly[e.node] || p.inVain[needOf(e)] {
+		return false
+	}
 	if slices.ContainsFunc(p.below(e), p.mayLeave) {
 		return true
 	}
-	for range p.lenders(e, o) {
-		return true
+	for _, o := range e.options {
+		for range p.lenders(e, o) {
+			return true
+		}
 	}
 	return false
 }
