@@ -143,3 +143,42 @@ func BenchmarkOptions(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkConsolidate lets 8 GPUs of one node, and then of 16 nodes of a rack,
+// become free on a fleet where all that runs may be moved.
+func BenchmarkConsolidate(b *testing.B) {
+	f, running := busy(b)
+	var movable []inventory.Movable
+	for i, r := range running {
+		r.ID = queue.JobID(fmt.Sprint(i))
+		if i%5 == 0 { // it has ended, and left a hole
+			f.Release(&r.Job, r.Run.Option, r.Run.Place)
+			continue
+		}
+		movable = append(movable, inventory.Movable{Running: r, Lost: float64(i * 7919 % 1000)})
+	}
+	large := job(b, f, inventory.Ask{CPUMHz: 128_000, MemoryMiB: 1 << 20, GPU: gpus(8)})
+	for { // what is whole is taken
+		p, n := f.Find(large, 0, 1)
+		if n == 0 {
+			break
+		}
+		f.Take(large, 0, p)
+	}
+	gang := job(b, f, inventory.Ask{CPUMHz: 128_000, MemoryMiB: 1 << 20, GPU: gpus(8), Topology: inventory.Topology{Level: inventory.Rack, Required: true}})
+	for _, bench := range []struct {
+		name    string
+		job     *queue.Job
+		members int
+	}{{"one node", large, 1}, {"four nodes of a rack", gang, 4}} {
+		b.Run(bench.name, func(b *testing.B) {
+			for b.Loop() {
+				c, ok := inventory.Consolidate(f, movable, bench.job, 0, bench.members)
+				b.ReportMetric(float64(len(c.Moves)), "moves")
+				if !ok {
+					b.Fatal("no moves")
+				}
+			}
+		})
+	}
+}

@@ -40,7 +40,7 @@ const (
 //
 // Up to a dozen movable jobs it tries all sets of them. Of more it tries those
 // that free a node, cheapest first, and those that two greedy searches find in the
-// fleet and in each rack and block; of each without the jobs that turn out not to
+// fleet, and in the racks and blocks that have most room now; of each without the jobs that turn out not to
 // be needed. Jobs that move find their places one after the other, the largest
 // first.
 func Consolidate(f *Fleet, movable []Movable, j *queue.Job, option, members int) (best Consolidation, ok bool) {
@@ -247,13 +247,7 @@ func (s *consolidation) greedySets() (sets [][]int) {
 		all[i] = i
 	}
 	within := [][]int{all}
-	for _, d := range slices.Concat(s.fleet.racks, s.fleet.blocks) {
-		if len(within) == maxTries/4 {
-			break
-		}
-		if d.name == "" {
-			continue
-		}
+	for _, d := range s.domains() {
 		part := slices.DeleteFunc(slices.Clone(all), func(i int) bool {
 			return !slices.ContainsFunc(s.movable[i].Run.Place, func(spot queue.Spot) bool {
 				node, ok := s.fleet.index[spot.Node]
@@ -273,6 +267,30 @@ func (s *consolidation) greedySets() (sets [][]int) {
 		}
 	}
 	return sets
+}
+
+// domains are racks and blocks, those first that have most room for the job now,
+// and not too many.
+func (s *consolidation) domains() (named []domain) {
+	at, ok := s.fleet.need(s.job, s.option)
+	if !ok {
+		return nil
+	}
+	t := s.fleet.table(at)
+	room := map[domain]int{}
+	for i, d := range s.fleet.racks {
+		room[d] = t.racks[i]
+	}
+	for i, d := range s.fleet.blocks {
+		room[d] = t.blocks[i]
+	}
+	for _, d := range slices.Concat(s.fleet.racks, s.fleet.blocks) {
+		if d.name != "" {
+			named = append(named, d)
+		}
+	}
+	slices.SortStableFunc(named, func(a, b domain) int { return room[b] - room[a] })
+	return named[:min(len(named), maxTries/4)]
 }
 
 // cover is the jobs of part in ascending order of cost, up to where there is room
