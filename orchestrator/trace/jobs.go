@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,9 +25,10 @@ type Job struct {
 	// Min and Max are how many members it starts with, at least and at most.
 	Min, Max int
 	// Each is what a member asks for.
-	Each        placement.Task
-	Priority    int
-	Preemptible bool
+	Each     placement.Task
+	Priority int
+	// Preemptible is whether it may be evicted; nil: it does not say.
+	Preemptible *bool
 	// Checkpoint is how often it seals a checkpoint; zero: never.
 	Checkpoint time.Duration
 	// RunTime is what it declares to run at most; zero: it declares nothing.
@@ -40,7 +42,7 @@ const (
 	MaxMembers  = 100_000
 	MaxPriority = 1_000_000
 	// MaxTime bounds all times of a trace.
-	MaxTime = 100 * 365 * 24 * time.Hour
+	MaxTime = 10 * 365 * 24 * time.Hour
 )
 
 // DefaultWorkspace is that of jobs that name none.
@@ -66,15 +68,17 @@ var (
 //	cpu                  cores of a member, as 0.5; "" is none
 //	memory               MiB of a member; "" is none
 //	priority             a whole number; "" is 0
-//	preemptible          true or false; "" is false
+//	preemptible          true or false; "" leaves it to the workspace
 //	checkpoint_interval  seconds; "" is never
 //	run_time             seconds that it declares to run at most; "" is nothing
 //
-// of which the first four must be there. Seconds may have up to three decimals.
+// of which the first four must be there, and no others may. Seconds may have up to
+// three decimals.
 //
 // In openb's format a task is a job of one member. It comes at creation_time and
 // runs from scheduled_time, or if it never was, from creation_time, until
-// deletion_time. Its qos is its workspace; "BE", best effort, is preemptible.
+// deletion_time. Its qos is its workspace; "BE", best effort, is preemptible,
+// and nothing else is.
 //
 // The jobs are in the order of the file.
 func ReadJobs(file string, r io.Reader) ([]Job, error) {
@@ -92,9 +96,9 @@ func ReadJobs(file string, r io.Reader) ([]Job, error) {
 	}
 	err := readAs(file, r, func(header []string) format {
 		if slices.Contains(header, "creation_time") {
-			return format{openbColumns, 7, func(r *row) { each(r, openbJob) }}
+			return format{openbColumns, 7, false, func(r *row) { each(r, openbJob) }}
 		}
-		return format{jobColumns, 4, func(r *row) { each(r, droverJob) }}
+		return format{jobColumns, 4, true, func(r *row) { each(r, droverJob) }}
 	})
 	if err != nil {
 		return nil, err
@@ -105,13 +109,10 @@ func ReadJobs(file string, r io.Reader) ([]Job, error) {
 func droverJob(r *row) Job {
 	j := Job{
 		Submitted: r.seconds("submitted", 0), Duration: r.seconds("duration", 0),
-		Workspace: strings.Clone(r.text("workspace")), Priority: int(r.whole("priority", -MaxPriority, MaxPriority)),
+		Workspace: r.workspace("workspace"), Priority: int(r.whole("priority", -MaxPriority, MaxPriority)),
 		Preemptible: r.truth("preemptible"),
 		// A checkpoint each millisecond is a mistake, and would take for ever.
 		Checkpoint: r.optional("checkpoint_interval", time.Second), RunTime: r.optional("run_time", time.Millisecond),
-	}
-	if j.Workspace == "" {
-		j.Workspace = DefaultWorkspace
 	}
 	j.Min, j.Max = r.members()
 	j.Each = placement.Task{CPUMilli: r.thousandths("cpu"), MemoryMiB: r.whole("memory", 0, placement.MaxAmount), Models: r.models("models")}
@@ -129,11 +130,8 @@ func droverJob(r *row) Job {
 }
 
 func openbJob(r *row) Job {
-	j := Job{Submitted: r.seconds("creation_time", 0), Min: 1, Max: 1, Workspace: strings.Clone(r.text("qos"))}
-	j.Preemptible = j.Workspace == "BE"
-	if j.Workspace == "" {
-		j.Workspace = DefaultWorkspace
-	}
+	j := Job{Submitted: r.seconds("creation_time", 0), Min: 1, Max: 1, Workspace: r.workspace("qos")}
+	j.Preemptible = new(j.Workspace == "BE")
 	since := j.Submitted
 	if r.text("scheduled_time") != "" {
 		since = r.seconds("scheduled_time", 0)
@@ -149,6 +147,20 @@ func openbJob(r *row) Job {
 		r.fail("num_gpu", err)
 	}
 	return j
+}
+
+var workspaceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
+
+// workspace is a name as workspaces have; "" is the default.
+func (r *row) workspace(column string) string {
+	name := r.text(column)
+	if name == "" {
+		return DefaultWorkspace
+	}
+	if !workspaceName.MatchString(name) {
+		r.fail(column, fmt.Errorf("%s is %.40q; a name has 1 to 63 letters, digits, _ and -, the first a letter or digit", column, name))
+	}
+	return strings.Clone(name)
 }
 
 // models are the accepted ones of a task.
@@ -222,16 +234,16 @@ func (r *row) whole(column string, least, most int64) int64 {
 	return n
 }
 
-// truth is true or false; "" is false.
-func (r *row) truth(column string) bool {
+// truth is true or false; "" is nil.
+func (r *row) truth(column string) *bool {
 	switch s := r.text(column); s {
-	case "", "false":
-		return false
-	case "true":
-		return true
+	case "":
+		return nil
+	case "true", "false":
+		return new(s == "true")
 	default:
 		r.fail(column, fmt.Errorf("%s is %.40q, neither true nor false", column, s))
-		return false
+		return nil
 	}
 }
 

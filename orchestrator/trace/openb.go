@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -150,17 +151,18 @@ func (r *row) number(column string) int64 {
 }
 
 // format is the columns that a file may have, of which the first required must be
-// there, and what is called for each row.
+// there, and what is called for each row. Others are refused if it is closed.
 type format struct {
 	columns  []string
 	required int
+	closed   bool
 	each     func(*row)
 }
 
 // read calls each for each row below a header that has at least the first
 // required of columns.
 func read(file string, from io.Reader, columns []string, required int, each func(*row)) error {
-	return readAs(file, from, func([]string) format { return format{columns, required, each} })
+	return readAs(file, from, func([]string) format { return format{columns, required, false, each} })
 }
 
 // readAs reads a file whose format is told by its header.
@@ -181,6 +183,10 @@ func readAs(file string, from io.Reader, as func(header []string) format) error 
 	r.fields[0] = strings.TrimPrefix(r.fields[0], "\ufeff")
 	f := as(r.fields)
 	for i, name := range r.fields {
+		if f.closed && !slices.Contains(f.columns, name) {
+			line, col := r.csv.FieldPos(i)
+			return &Error{File: file, Line: line, Column: col, Err: fmt.Errorf("no column is named %.40q; there are %s", name, strings.Join(f.columns, ", "))}
+		}
 		for _, c := range f.columns {
 			if c == name {
 				_, twice := r.at[c]
