@@ -74,6 +74,10 @@ func (a *app) printWorkspacePlan(p workspace.Plan) {
 		a.printFieldChanges(c)
 	}
 	a.screen.Printf("\nPlan: %d to create, %d to change, %d to delete.\n", counts[workspace.Create], counts[workspace.Update], counts[workspace.Delete])
+	for _, c := range p.Cuts {
+		a.screen.Printf("Workspace %s uses %s of %s now, and has %s then: what it uses beyond that goes back when others need it.\n",
+			c.Workspace, c.Used, c.Flavor, c.Nominal)
+	}
 	if len(unlimited) > 0 {
 		a.screen.Printf("Workspaces that nobody declares have no limits: %s.\n", strings.Join(unlimited, ", "))
 	}

@@ -10,6 +10,14 @@ import (
 // but mistakes.
 const maxSuggestions = 200
 
+// Suggest ends a message about a name that is not known: with the likeliest of
+// those that are, or with all of them if they are few. It is empty, or begins with
+// a space.
+func Suggest(got string, known []string) string {
+	var s suggester
+	return s.suggest(got, known)
+}
+
 // suggester finds what somebody may have meant.
 type suggester struct{ used int }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/queue"
 )
 
@@ -113,6 +114,8 @@ type checker struct {
 	cohorts  map[string]string // with their parents
 	classes  map[string]bool
 	problems []Problem
+
+	suggested int
 }
 
 func (c *checker) add(path, summary, format string, args ...any) {
@@ -123,21 +126,17 @@ func (c *checker) warn(path, summary, format string, args ...any) {
 	c.problems = append(c.problems, Problem{Path: path, Summary: summary, Detail: fmt.Sprintf(format, args...), Warning: true})
 }
 
-// maxKnown is how many names a message lists.
-const maxKnown = 12
+// maxSuggestions bounds the work on suggestions where everything is wrong.
+const maxSuggestions = 100
 
-// known is " Known: a, b." for the end of a message.
-func known(names []string) string {
-	switch {
-	case len(names) == 0:
-		return " There are none."
-	case len(names) > maxKnown:
-		return fmt.Sprintf(" There are %d of them.", len(names))
+// suggest is what somebody may have meant who wrote name, for the end of a
+// message.
+func suggest[V any](c *checker, name string, known map[string]V) string {
+	if c.suggested++; c.suggested > maxSuggestions {
+		return ""
 	}
-	return " Known: " + strings.Join(slices.Sorted(slices.Values(names)), ", ") + "."
+	return pipeline.Suggest(name, slices.Collect(maps.Keys(known)))
 }
-
-func knownKeys[V any](m map[string]V) string { return known(slices.Collect(maps.Keys(m))) }
 
 // name checks a name, and that it was not used before. seen has where each was.
 func (c *checker) name(path, what, name string, n naming, seen map[string]string) {
@@ -228,7 +227,7 @@ func (c *checker) parent(path string, x Cohort, told map[string]bool) {
 		return
 	}
 	if _, ok := c.cohorts[x.Parent]; !ok {
-		c.add(path, "Unknown cohort", "There is no cohort %q.%s", x.Parent, knownKeys(c.cohorts))
+		c.add(path, "Unknown cohort", "There is no cohort %q.%s", x.Parent, suggest(c, x.Parent, c.cohorts))
 		return
 	}
 	way := []string{x.Name}
@@ -262,12 +261,12 @@ func (c *checker) workspaces() {
 		c.between(path+".weight", w.Weight, 0, maxWeight)
 		c.place(path, w, taken)
 		if _, ok := c.cohorts[w.Cohort]; !ok && w.Cohort != "" {
-			c.add(path+".cohort", "Unknown cohort", "There is no cohort %q.%s", w.Cohort, knownKeys(c.cohorts))
+			c.add(path+".cohort", "Unknown cohort", "There is no cohort %q.%s", w.Cohort, suggest(c, w.Cohort, c.cohorts))
 		}
 		for j, class := range w.PriorityClasses {
 			at := fmt.Sprintf("%s.priority_classes[%d]", path, j)
 			if !c.classes[class] {
-				c.add(at, "Unknown priority class", "There is no priority class %q.%s", class, knownKeys(c.classes))
+				c.add(at, "Unknown priority class", "There is no priority class %q.%s", class, suggest(c, class, c.classes))
 			} else if slices.Index(w.PriorityClasses, class) < j {
 				c.add(at, "Duplicate priority class", "%q is in the list already.", class)
 			}
@@ -316,7 +315,7 @@ func (c *checker) amount(path string, a Amount) bool {
 
 func (c *checker) flavor(path string, f queue.Flavor) {
 	if !c.flavors[string(f)] {
-		c.add(path, "Unknown flavor", "There is no flavor %q. Declare it with a flavor block, or correct it.%s", string(f), knownKeys(c.flavors))
+		c.add(path, "Unknown flavor", "There is no flavor %q. Declare it with a flavor block.%s", string(f), suggest(c, string(f), c.flavors))
 	}
 }
 

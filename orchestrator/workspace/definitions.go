@@ -12,7 +12,9 @@ package workspace
 
 import (
 	"slices"
+	"strings"
 
+	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/problem"
 	"github.com/drover-ml/drover/orchestrator/queue"
 )
@@ -126,9 +128,13 @@ type Budget struct {
 	Per      Period `json:"per" enum:"day,week,month,quarter,year" doc:"Periods begin at midnight UTC"`
 }
 
-// find is a workspace by name.
+// find is a workspace by name. In canonical order it is found fast.
 func (d Definitions) find(name string) (Workspace, bool) {
-	i := slices.IndexFunc(d.Workspaces, func(w Workspace) bool { return w.Name == name })
+	i, found := slices.BinarySearchFunc(d.Workspaces, name, func(w Workspace, name string) int { return strings.Compare(w.Name, name) })
+	if found {
+		return d.Workspaces[i], true
+	}
+	i = slices.IndexFunc(d.Workspaces, func(w Workspace) bool { return w.Name == name })
 	if i < 0 {
 		return Workspace{}, false
 	}
@@ -198,7 +204,7 @@ func (d Definitions) Priority(workspace, class string) (int, error) {
 		class = w.PriorityClasses[0]
 	}
 	if class != "" && len(w.PriorityClasses) > 0 && !slices.Contains(w.PriorityClasses, class) {
-		return 0, problem.New(problem.Invalid, "workspace %q may not use the priority class %q.%s", workspace, class, known(w.PriorityClasses))
+		return 0, problem.New(problem.Invalid, "workspace %q may not use the priority class %q.%s", workspace, class, pipeline.Suggest(class, w.PriorityClasses))
 	}
 	i := slices.IndexFunc(d.PriorityClasses, func(c PriorityClass) bool { return c.Name == class || class == "" && c.Default })
 	switch {
@@ -211,5 +217,5 @@ func (d Definitions) Priority(workspace, class string) (int, error) {
 	for i, c := range d.PriorityClasses {
 		names[i] = c.Name
 	}
-	return 0, problem.New(problem.Invalid, "there is no priority class %q.%s", class, known(names))
+	return 0, problem.New(problem.Invalid, "there is no priority class %q.%s", class, pipeline.Suggest(class, names))
 }

@@ -7,6 +7,7 @@ type Plan struct {
 	// Version is what it was made for, or, of what was applied, what there is now.
 	Version int64    `json:"version"`
 	Changes []Change `json:"changes" doc:"In the order of kinds in a file, then of names"`
+	Cuts    []Cut    `json:"cuts,omitempty" doc:"Quotas that become smaller than what is used now"`
 }
 
 // Action is what happens to a block.

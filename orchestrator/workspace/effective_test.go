@@ -343,8 +343,8 @@ workspace "some" { priority_classes = ["low", "normal"] }
 		"named":              {"any", "urgent", 100, ""},
 		"first of a list":    {"some", "", -5, ""},
 		"of a list":          {"some", "normal", 10, ""},
-		"not allowed":        {"some", "urgent", 0, `workspace "some" may not use the priority class "urgent". Known: low, normal.`},
-		"unknown":            {"any", "huge", 0, `there is no priority class "huge". Known: low, normal, urgent.`},
+		"not allowed":        {"some", "urgent", 0, `workspace "some" may not use the priority class "urgent". Known here: low, normal.`},
+		"unknown":            {"any", "huge", 0, `there is no priority class "huge". Known here: low, normal, urgent.`},
 		"of nobody declared": {"nobody", "urgent", 100, ""},
 	}
 	for name, test := range tests {

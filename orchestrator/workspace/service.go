@@ -111,13 +111,35 @@ func (s *Service) SetUsing(using Using) {
 }
 
 // Plan is what Apply would change.
-func (s *Service) Plan(_ context.Context, d Definitions) (Plan, error) {
+func (s *Service) Plan(ctx context.Context, d Definitions) (Plan, error) {
 	problems := d.Check()
 	if wrong(problems) {
 		return Plan{}, &InvalidError{problems}
 	}
 	current := s.Current()
-	return Plan{Version: current.Version, Changes: Diff(current.Definitions, d)}, nil
+	use, err := s.inUse(ctx)
+	if err != nil {
+		return Plan{}, err
+	}
+	return Plan{
+		Version: current.Version, Changes: Diff(current.Definitions, d), Cuts: cuts(current.Definitions, d, s.now(), use),
+	}, nil
+}
+
+// inUse is what is in use, by queue; nil if nobody knows, as while the cluster
+// does not answer.
+func (s *Service) inUse(ctx context.Context) (map[queue.QueueID]queue.Resources, error) {
+	s.mu.Lock()
+	using := s.using
+	s.mu.Unlock()
+	if using == nil {
+		return nil, nil
+	}
+	use, err := using(ctx)
+	if problem.Is(err, problem.Unavailable) {
+		return nil, nil
+	}
+	return use, err
 }
 
 // Apply declares d instead of what was declared in version, and nothing if that

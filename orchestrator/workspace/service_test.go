@@ -166,3 +166,50 @@ workspace "w" {
 		t.Errorf("one that nobody declared: %v", err)
 	}
 }
+
+func TestPlansTellOfCuts(t *testing.T) {
+	s := service(t, filepath.Join(t.TempDir(), "drover.db"))
+	ctx := t.Context()
+	declare := func(cpu, h100 string) workspace.Definitions {
+		return parse(t, `
+flavor "h100" {}
+workspace "w" {
+  quota "cpu" { nominal = `+cpu+` }
+  quota "h100" { nominal = `+h100+` }
+}
+`)
+	}
+	if _, err := s.Apply(ctx, declare("8", "2"), 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	var failure error
+	s.SetUsing(func(context.Context) (map[queue.QueueID]queue.Resources, error) {
+		return map[queue.QueueID]queue.Resources{"w": {"cpu": 4000, "h100": 2000}, "w/serving": {"h100": 1000}}, failure
+	})
+	tests := map[string]struct {
+		after workspace.Definitions
+		want  []workspace.Cut
+	}{
+		"less than is used": {declare("3.5", "2"), []workspace.Cut{{Workspace: "w", Flavor: "cpu", Used: 4000, Nominal: 3500}}},
+		"still enough":      {declare("4", "2"), nil},
+		"more":              {declare("8", "2.5"), nil},
+		"over, and less":    {declare("8", "0"), []workspace.Cut{{Workspace: "w", Flavor: "h100", Used: 3000}}},
+		"deleted":           {workspace.Definitions{}, nil},
+		"not declared":      {parse(t, `workspace "w" {}`), []workspace.Cut{{Workspace: "w", Flavor: "h100", Used: 3000}}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			plan, err := s.Plan(ctx, test.after)
+			if diff := cmp.Diff(test.want, plan.Cuts); diff != "" || err != nil {
+				t.Errorf("%v (-want +got)\n%s", err, diff)
+			}
+		})
+	}
+	failure = problem.New(problem.Unavailable, "the cluster does not answer")
+	if plan, err := s.Plan(ctx, declare("0", "0")); err != nil || len(plan.Changes) != 1 || plan.Cuts != nil {
+		t.Errorf("while nobody knows what is used: %+v, %v", plan, err)
+	}
+	if status, err := s.Status(ctx, "w"); err != nil || status.Flavors[0].Used != nil {
+		t.Errorf("while nobody knows what is used: %+v, %v", status, err)
+	}
+}

@@ -48,9 +48,7 @@ type ScheduleStatus struct {
 // Status is how a declared workspace stands: its quotas as they are now, and what
 // it uses of them and of its budget.
 func (s *Service) Status(ctx context.Context, name string) (Status, error) {
-	s.mu.Lock()
-	d, using := s.current.Definitions, s.using
-	s.mu.Unlock()
+	d := s.Definitions()
 	w, err := d.Workspace(name)
 	if err != nil {
 		return Status{}, err
@@ -73,11 +71,9 @@ func (s *Service) Status(ctx context.Context, name string) (Status, error) {
 		}
 		out.Budget = budgetStatus(*w.Budget, usedOf(d, now, uses)[name], now)
 	}
-	var use map[queue.QueueID]queue.Resources
-	if using != nil {
-		if use, err = using(ctx); err != nil {
-			return Status{}, err
-		}
+	use, err := s.inUse(ctx)
+	if err != nil {
+		return Status{}, err
 	}
 	out.Flavors = flavorStatus(d, w, now, use)
 	return out, nil
@@ -117,4 +113,34 @@ func flavorStatus(d Definitions, w Workspace, now time.Time, using map[queue.Que
 		out = append(out, s)
 	}
 	return out
+}
+
+// Cut is a quota that a plan makes smaller than what is used.
+type Cut struct {
+	Workspace string       `json:"workspace"`
+	Flavor    queue.Flavor `json:"flavor"`
+	Used      Amount       `json:"used" doc:"Now"`
+	Nominal   Amount       `json:"nominal" doc:"What the quota is then"`
+}
+
+// cuts are the quotas that are less in after than in before, and than what is
+// used. A workspace that is no longer declared has no quota, and is not cut.
+func cuts(before, after Definitions, now time.Time, using map[queue.QueueID]queue.Resources) []Cut {
+	var all []Cut
+	for _, w := range after.Workspaces {
+		old := map[queue.Flavor]FlavorStatus{}
+		if was, ok := before.find(w.Name); ok {
+			for _, f := range flavorStatus(before, was, now, using) {
+				old[f.Flavor] = f
+			}
+		}
+		for _, f := range flavorStatus(after, w, now, using) {
+			was, there := old[f.Flavor]
+			more := !there || was.Unlimited || was.Nominal > f.Nominal
+			if more && !f.Unlimited && f.Used != nil && *f.Used > f.Nominal {
+				all = append(all, Cut{w.Name, f.Flavor, *f.Used, f.Nominal})
+			}
+		}
+	}
+	return all
 }
