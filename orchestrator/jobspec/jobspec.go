@@ -35,9 +35,10 @@ const (
 // restarts nor reschedules a task that failed: that is a new attempt, and so a
 // new job. It does replace one whose node was lost.
 //
-// A gang is one job with a group for each member, which Nomad places all at
-// once or not at all. It has as many members as id.Ranks names places for, or
-// as the task allows at most.
+// A gang is one job with a group for each member. It has as many members as
+// id.Ranks names places for, or as the task allows at most. Nomad takes up what
+// it places of such a job together, but it places what it can: if it finds no
+// place for a member, the others wait for it in vain, and give up.
 func Task(id Identity, t pipeline.Task, c Cluster) (*api.Job, error) {
 	job, err := task(id, t, c)
 	if err != nil {

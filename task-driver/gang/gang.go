@@ -166,7 +166,7 @@ func start(members []*Member) verdict {
 			v.Failure = fmt.Sprintf("rank %d is of a gang of %d, and rank 0 of one of %d", m.Rank, m.Size, master.Size)
 		case stepText(m.ResumedFrom) != stepText(master.ResumedFrom):
 			v.Failure = fmt.Sprintf("its members would not go on from the same step: rank 0 %s, rank %d %s", stepText(master.ResumedFrom), m.Rank, stepText(m.ResumedFrom))
-		case m.NodeID != master.NodeID && master.Address == loopback:
+		case m.Machine != master.Machine && master.Address == loopback:
 			v.Failure = fmt.Sprintf("rank %d on node %s cannot reach rank 0 on node %s, which has no address: give the job a port with the label %q", m.Rank, m.NodeName, master.NodeName, mltask.MasterPort)
 		}
 		if v.Failure != "" {

@@ -44,8 +44,8 @@ func (m *meeting) member(rank int) *gang.Gang {
 	return &gang.Gang{
 		Key: "run/train/1", Timeout: timeout,
 		Self: gang.Member{
-			Rank: rank, Size: m.size, AllocID: "alloc-" + id, TaskID: id, NodeID: fmt.Sprintf("node-%d", rank),
-			NodeName: fmt.Sprintf("n%d", rank), Address: fmt.Sprintf("10.0.0.%d", rank), Port: 20000 + rank,
+			Rank: rank, Size: m.size, AllocID: "alloc-" + id, TaskID: id, NodeName: fmt.Sprintf("n%d", rank),
+			Machine: fmt.Sprintf("boot-%d", rank), Address: fmt.Sprintf("10.0.0.%d", rank), Port: 20000 + rank,
 		},
 		Open: func() (*artifact.Store, error) { return artifact.Open(m.store) },
 	}

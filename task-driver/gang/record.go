@@ -9,7 +9,7 @@ const Version = 1
 // itself, for example:
 //
 //	{"version":1,"rank":2,"size":4,"alloc_id":"9b66…","task_id":"9b66…/main/32b9…",
-//	 "node_id":"672d…","node_name":"gpu-03","address":"10.0.0.7","port":23017,
+//	 "node_name":"gpu-03","machine":"9c2f…","address":"10.0.0.7","port":23017,
 //	 "resumed_from":120,"answer":"K3J…"}
 type Member struct {
 	Version  int    `json:"version"`
@@ -17,8 +17,10 @@ type Member struct {
 	Size     int    `json:"size"`
 	AllocID  string `json:"alloc_id"`
 	TaskID   string `json:"task_id"`
-	NodeID   string `json:"node_id"`
 	NodeName string `json:"node_name"`
+	// Machine is the same for members, of whatever nodes, that reach each other
+	// by the loopback address: the ID of the kernel's boot.
+	Machine string `json:"machine"`
 	// Address and Port are where this member can be reached, once its command
 	// listens there.
 	Address string `json:"address"`

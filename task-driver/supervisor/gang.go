@@ -14,6 +14,7 @@ import (
 	"github.com/drover-ml/drover/internal/gpustatus"
 	"github.com/drover-ml/drover/internal/mltask"
 	"github.com/drover-ml/drover/task-driver/gang"
+	"github.com/drover-ml/drover/task-driver/process"
 	"github.com/drover-ml/drover/task-driver/task"
 )
 
@@ -23,12 +24,16 @@ func (s *supervisor) join() error {
 	if _, err := s.place().Command(s.spec.Argv); err != nil {
 		return &StartError{Reason: err.Error()}
 	}
+	machine, err := process.BootID()
+	if err != nil {
+		return err
+	}
 	order := s.spec.Gang
 	g := &gang.Gang{
 		Key: order.Key, Timeout: order.Timeout, Open: func() (*artifact.Store, error) { return s.openStore() },
 		Self: gang.Member{
 			Rank: order.Rank, Size: order.Size, AllocID: s.spec.AllocID, TaskID: s.spec.TaskID,
-			NodeID: s.spec.NodeID, NodeName: s.spec.NodeName, Address: order.Address, Port: order.Port,
+			NodeName: s.spec.NodeName, Machine: machine, Address: order.Address, Port: order.Port,
 			ResumedFrom: s.spec.ResumedFrom,
 		},
 	}

@@ -1,0 +1,32 @@
+pipeline "gang" {
+  description = "Three processes that meet, add up their ranks, and end."
+}
+
+variable "marks" {
+  type        = string
+  description = "Folder in which every start of a member leaves a line."
+}
+variable "fails" {
+  type        = number
+  default     = -1
+  description = "The rank that fails in the first attempt."
+}
+
+dataset "drover" { path = "../../../python/src" }
+
+step "train" {
+  code    = "code"
+  command = ["python3", "gang.py"]
+  env     = { MARKS = var.marks }
+  params  = { fails = var.fails }
+  input "drover" { from = dataset.drover }
+  output "sum" {}
+  retry { attempts = 1 }
+  gang {
+    size    = 3
+    timeout = "1m"
+  }
+  resources {
+    gpu { count = 4 }
+  }
+}
