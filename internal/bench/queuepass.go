@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drover-ml/drover/orchestrator/inventory"
+	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/queue"
 )
 
@@ -64,21 +66,73 @@ func passSnapshot(r *rand.Rand, quota queue.Amount) (queue.Snapshot, queue.Place
 	return s, queue.NewCounting(nodes)
 }
 
+// onDevices is a pass's snapshot on a fleet, in which jobs hold single devices.
+func onDevices(s queue.Snapshot) (queue.Snapshot, queue.Places, error) {
+	nodes := make([]inventory.Node, passNodes)
+	for i := range nodes {
+		g := inventory.Group{Vendor: "nvidia", Type: "gpu", Name: "h100"}
+		for k := range 8 {
+			g.Instances = append(g.Instances, inventory.Instance{ID: fmt.Sprintf("gpu-%05d-%d", i, k), Healthy: true})
+		}
+		nodes[i] = inventory.Node{ID: queue.NodeID(fmt.Sprintf("node-%05d", i)), Eligible: true, CPUMHz: 256_000, MemoryMiB: 2 << 20,
+			Meta: map[string]string{"rack": fmt.Sprint(i / 16), "block": fmt.Sprint(i / 512)}, Groups: []inventory.Group{g}}
+	}
+	fleet, err := inventory.New(nodes, []inventory.Flavor{{Name: "gpu"}})
+	if err != nil {
+		return s, nil, err
+	}
+	shape := func(j *queue.Job) {
+		j.Shape = inventory.Ask{GPU: &pipeline.GPU{Device: "nvidia/gpu", Count: int(j.Each["gpu"] / unit)}}.Shape()
+	}
+	held := fleet.Clone()
+	running := s.Running
+	s.Running = nil
+	for _, r := range running {
+		shape(&r.Job)
+		place, n := held.Find(&r.Job, 0, r.Run.Members)
+		if n < r.Run.Members {
+			continue // the last of them may be more than there is
+		}
+		held.Take(&r.Job, 0, place)
+		r.Run.Place = place
+		s.Running = append(s.Running, r)
+	}
+	for i := range s.Waiting {
+		shape(&s.Waiting[i])
+	}
+	return s, fleet, nil
+}
+
 var passNow = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // benchPass measures one decision on a great cluster: with as much quota as there
-// is, and with quota that nobody reaches.
-func benchPass() ([]row, error) {
-	rows, err := benchPassOn("pass", passNodes*8/passQueues*unit)
-	if err != nil {
-		return rows, err
+// is, and with quota that nobody reaches; counted, and device by device.
+func benchPass() (rows []row, err error) {
+	for _, c := range []struct {
+		name    string
+		quota   queue.Amount
+		devices bool
+	}{
+		{"pass", passNodes * 8 / passQueues * unit, false},
+		{"pass without quotas", queue.MaxAmount, false},
+		{"pass, by device", passNodes * 8 / passQueues * unit, true},
+		{"pass without quotas, by device", queue.MaxAmount, true},
+	} {
+		snap, places := passSnapshot(rand.New(rand.NewPCG(1, 0)), c.quota)
+		if c.devices {
+			if snap, places, err = onDevices(snap); err != nil {
+				return rows, err
+			}
+		}
+		more, err := benchPassOn(c.name, snap, places)
+		if rows = append(rows, more...); err != nil {
+			return rows, err
+		}
 	}
-	more, err := benchPassOn("pass without quotas", queue.MaxAmount)
-	return append(rows, more...), err
+	return rows, nil
 }
 
-func benchPassOn(name string, quota queue.Amount) ([]row, error) {
-	snap, places := passSnapshot(rand.New(rand.NewPCG(1, 0)), quota)
+func benchPassOn(name string, snap queue.Snapshot, places queue.Places) ([]row, error) {
 	var open, first []float64
 	var state *queue.State
 	var memory float64
