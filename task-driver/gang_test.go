@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/drover-ml/drover/internal/artifact"
+	"github.com/drover-ml/drover/internal/gpustatus"
 	"github.com/drover-ml/drover/internal/mltask"
 	nomad "github.com/drover-ml/drover/nomadplugin/driver"
 	"github.com/drover-ml/drover/task-driver/task"
@@ -162,6 +163,35 @@ func TestStopWhileWaiting(t *testing.T) {
 	n.neverRan(s, a, 0, "rank 1 left while it waited: it was stopped")
 	if took := time.Since(began); took > patience/2 {
 		t.Errorf("the end of the wait took %v", took)
+	}
+}
+
+// A GPU that goes out of service while its member waits ends the wait of all.
+// Only that member has lost a GPU.
+func TestGPUFailsWhileWaiting(t *testing.T) {
+	t.Parallel()
+	for _, action := range []gpustatus.Action{gpustatus.End, gpustatus.Move} {
+		t.Run(string(action), func(t *testing.T) {
+			n, s := newStoreNode(t)
+			g := gpuNode{node: n, status: t.TempDir() + "/status.json"}
+			g.report()
+			a, b := n.rank(0, 3, 10*time.Minute, meeting, nil), n.rank(1, 3, 10*time.Minute, meeting, nil)
+			for gpu, c := range map[string]*nomad.TaskConfig{"GPU-a": a, "GPU-b": b} {
+				c.DeviceEnv = map[string]string{"NVIDIA_VISIBLE_DEVICES": gpu, gpustatus.Variable: g.status, gpustatus.NodesVariable: ""}
+				n.start(c)
+				n.waiting(c)
+			}
+			g.report(gpustatus.Device{ID: "GPU-b", Reason: "Xid 79", Action: action})
+			for rank, c := range []*nomad.TaskConfig{a, b} {
+				n.neverRan(s, c, rank, "rank 1 left while it waited: GPU-b is out of service")
+			}
+			if got := n.result(s, mltask.RankKey("run/train/1", 1)).Error; gpustatus.IsTaskError(got) != (action == gpustatus.End) {
+				t.Errorf("rank 1: %q", got)
+			}
+			if got := n.result(s, "run/train/1").Error; gpustatus.IsTaskError(got) {
+				t.Errorf("rank 0: %q", got)
+			}
+		})
 	}
 }
 
