@@ -57,6 +57,7 @@ type Jobs struct {
 // Waits are how long jobs waited for their first start, in seconds. All are zero
 // if none started.
 type Waits struct {
+	Started int     `json:"started"`
 	MeanS   float64 `json:"mean_s"`
 	MedianS float64 `json:"median_s"`
 	P90S    float64 `json:"p90_s"`
@@ -313,7 +314,7 @@ func newWaits(all []time.Duration) Waits {
 	}
 	// The least wait that so many jobs do not exceed.
 	at := func(part float64) float64 { return all[max(1, int(math.Ceil(part*float64(len(all)))))-1].Seconds() }
-	return Waits{rounded(sum / float64(len(all))), at(0.5), at(0.9), at(0.99), all[len(all)-1].Seconds()}
+	return Waits{len(all), rounded(sum / float64(len(all))), at(0.5), at(0.9), at(0.99), all[len(all)-1].Seconds()}
 }
 
 func (r Refused) String() string { return fmt.Sprintf("job %s of %s: %s", r.Job, r.Workspace, r.Why) }
