@@ -53,9 +53,17 @@ const (
 // AddUsage counts what charges add to what is counted of the same attempts.
 func (db *DB) AddUsage(ctx context.Context, charges []workspace.Charge) error {
 	err := db.writer.do(ctx, func(t *tx) error {
+		sums := map[usageKey]queue.Amount{}
 		for _, c := range charges {
-			if err := t.charge(c); err != nil {
+			if err := t.charge(c, sums); err != nil {
 				return fmt.Errorf("of %s, attempt %d: %w", c.Job, c.Attempt, err)
+			}
+		}
+		for k, seconds := range sums {
+			if err := t.exec(`INSERT INTO usage (day, workspace, flavor, seconds) VALUES (?, ?, ?, ?)
+				ON CONFLICT DO UPDATE SET seconds = min(seconds + excluded.seconds, ?)`,
+				k.day, k.workspace, k.flavor, seconds, mostSeconds); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -66,8 +74,19 @@ func (db *DB) AddUsage(ctx context.Context, charges []workspace.Charge) error {
 	return nil
 }
 
-// charge counts whole seconds, so that parts add up exactly.
-func (t *tx) charge(c workspace.Charge) error {
+// usageKey is the primary key of usage.
+type usageKey struct {
+	day       int64
+	workspace string
+	flavor    queue.Flavor
+}
+
+// mostSeconds is where sums stay that would overflow.
+const mostSeconds queue.Amount = 1 << 61
+
+// charge adds to sums what c adds to what is counted, and notes that it is. It
+// counts whole seconds, so that parts add up exactly.
+func (t *tx) charge(c workspace.Charge, sums map[usageKey]queue.Amount) error {
 	from, to := c.From.Unix(), c.To.Unix()
 	if c.Amount < 0 || c.Amount > queue.MaxAmount || from < 0 || to-from > maxCharge {
 		return fmt.Errorf("%s of %s from %s to %s is no use", c.Amount, c.Flavor, c.From, c.To)
@@ -84,12 +103,8 @@ func (t *tx) charge(c workspace.Charge) error {
 	for at := from; at < to; {
 		day := at / secondsPerDay
 		end := min(to, (day+1)*secondsPerDay)
-		// A sum that would overflow stays where it is.
-		if err := t.exec(`INSERT INTO usage (day, workspace, flavor, seconds) VALUES (?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET seconds = min(seconds + excluded.seconds, 4611686018427387904)`,
-			day, c.Workspace, c.Flavor, int64(c.Amount)*(end-at)); err != nil {
-			return err
-		}
+		k := usageKey{day, c.Workspace, c.Flavor}
+		sums[k] = min(sums[k]+c.Amount*queue.Amount(end-at), mostSeconds)
 		at = end
 	}
 	return t.exec(`INSERT INTO charged (job, attempt, flavor, until) VALUES (?, ?, ?, ?)
