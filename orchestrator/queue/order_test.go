@@ -156,6 +156,29 @@ func TestProtection(t *testing.T) {
 	}
 }
 
+// Those behind the ones that start have a reason before and after that is done.
+func TestWhyOfThoseBehind(t *testing.T) {
+	w := open(t, one(3), queue.Anywhere{})
+	for i := range 6 {
+		w.submit(job(fmt.Sprint("j", i), "q", 1, at(time.Duration(i)*time.Second)))
+	}
+	p := w.Plan(w.now)
+	if _, err := w.Why("j2"); err == nil || len(p.Start) != 3 {
+		t.Errorf("j2 starts and has a reason; %+v", p)
+	}
+	for _, id := range []queue.JobID{"j3", "j5"} {
+		if r := w.wantWhy(id, queue.QueueLimit); r.Have != 0 {
+			t.Errorf("%s: %+v, want nothing left", id, r)
+		}
+	}
+	w.must(w.Apply(p, w.now))
+	for _, id := range []queue.JobID{"j3", "j4", "j5"} {
+		if r := w.wantWhy(id, queue.QueueLimit); r.Have != 0 {
+			t.Errorf("%s: %+v, want nothing left", id, r)
+		}
+	}
+}
+
 // A large gang among a stream of small jobs starts when it was promised.
 func TestGangDoesNotStarve(t *testing.T) {
 	w := open(t, one(8), nodes(8, 1))

@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"fmt"
 	"slices"
 	"time"
 )
@@ -56,26 +55,40 @@ func Decide(snap Snapshot, places Places, now time.Time) (Plan, error) {
 // and given back at its end.
 type pass struct {
 	*State
-	now      time.Time
-	plan     Plan
-	order    order
+	now     time.Time
+	plan    Plan
+	order   order
+	started []hold
+	gone    map[*entry]bool // asked to leave by this plan
+	applied bool
+
+	// What is reserved.
 	after    *shadow // nil: nobody leaves, and there is no claim
 	shadows  []*shadow
 	reserved map[int]*shadow // by root
 	walks    map[int]int     // in vain, by root
-	started  []hold
-	gone     map[*entry]bool // asked to leave by this plan
+	gaveWay  JobID           // whose reservation was taken back last
 	// decidedFirst are those with a reservation, decided on before the order; true:
-	// they wait.
+	// they wait. due are the needs of those that come in their turn.
 	decidedFirst map[*entry]bool
-	due          map[*need]bool    // those of jobs that have a reservation and come in their turn
-	vainly       map[int]bool      // by queue: rules do not allow to evict enough
-	inVain       map[needKey]bool  // evicting would delay a reservation
-	reasons      map[*entry]Reason // of jobs with another reason than their kind; as those
-	found        map[ask]found
-	evictable    map[int]bool // by queue, whether anybody may be asked to leave
-	gaveWay      JobID        // whose reservation was taken back last
-	applied      bool
+	due          map[*need]bool
+
+	// Why jobs wait for another reason than their kind. One without a code is found
+	// when somebody asks.
+	reasons map[*entry]Reason
+
+	// What need not be tried again.
+	found     map[ask]found
+	vainly    map[int]bool     // by queue: rules do not allow to evict enough
+	inVain    map[needKey]bool // evicting would delay a reservation
+	evictable map[int]bool     // by queue, whether anybody may be asked to leave
+}
+
+func (s *State) newPass(now time.Time) *pass {
+	return &pass{State: s, now: now, gone: map[*entry]bool{},
+		reserved: map[int]*shadow{}, walks: map[int]int{}, decidedFirst: map[*entry]bool{}, due: map[*need]bool{},
+		reasons: map[*entry]Reason{},
+		found:   map[ask]found{}, vainly: map[int]bool{}, inVain: map[needKey]bool{}, evictable: map[int]bool{}}
 }
 
 // found is what was found for at most so many members of a shape after so many
@@ -89,8 +102,7 @@ type found struct {
 // of the last plan, until something is applied.
 func (s *State) Plan(now time.Time) Plan {
 	s.passes++
-	p := &pass{State: s, now: now, reserved: map[int]*shadow{}, walks: map[int]int{}, reasons: map[*entry]Reason{}, gone: map[*entry]bool{}, vainly: map[int]bool{}, inVain: map[needKey]bool{},
-		decidedFirst: map[*entry]bool{}, found: map[ask]found{}, evictable: map[int]bool{}, due: map[*need]bool{}}
+	p := s.newPass(now)
 	if len(s.leaving) > 0 {
 		p.foresee()
 	}
@@ -110,76 +122,6 @@ func (s *State) Plan(now time.Time) Plan {
 	s.last = p
 	p.order, p.found, p.evictable = order{}, nil, nil
 	return p.plan
-}
-
-// Why is the reason for which a job waits after the last plan. There is none for a
-// job that runs, or that the plan starts.
-func (s *State) Why(id JobID) (Reason, error) {
-	e := s.jobs[id]
-	switch {
-	case e == nil:
-		return Reason{}, fmt.Errorf("explaining job %q: there is none", id)
-	case s.last == nil:
-		return Reason{}, fmt.Errorf("explaining job %q: nothing was planned yet", id)
-	case e.run != nil:
-		return Reason{}, fmt.Errorf("explaining job %q: it runs", id)
-	}
-	if r, ok := s.last.reasons[e]; ok {
-		if r.Code == "" {
-			r = s.last.explain(e, r.Until)
-			s.last.reasons[e] = r
-		}
-		return r, nil
-	}
-	if waits, ok := s.last.decidedFirst[e]; ok && !waits {
-		return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
-	}
-	k := e.kind
-	if k == nil { // a claim without a reason
-		return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
-	}
-	if s.last.isHeld(e.node) {
-		return s.last.heldUp(e.node), nil
-	}
-	s.last.touch(k)
-	if slices.Contains(k.jobs[:k.next], e) {
-		return Reason{}, fmt.Errorf("explaining job %q: it starts", id)
-	}
-	if k.reason.Code == "" {
-		k.reason = s.last.explain(e, k.reason.Until)
-	}
-	if k.reason.Code == "" {
-		return Reason{}, fmt.Errorf("explaining job %q: it may start by the next plan", id)
-	}
-	return k.reason, nil
-}
-
-// explain is what e is short of now that the plan is made, until then.
-func (p *pass) explain(e *entry, until time.Time) Reason {
-	if r, never := p.never(e); never {
-		return r
-	}
-	if !p.applied {
-		for _, h := range p.started {
-			p.ledger.take(h)
-		}
-		defer func() {
-			for _, h := range p.started {
-				p.ledger.release(h)
-			}
-		}()
-	}
-	if slices.ContainsFunc(e.options, func(o *option) bool {
-		_, n := p.ledger.find(e, o, e.Min)
-		return n > 0
-	}) {
-		return p.behind(e)
-	}
-	r := p.lacks(e)
-	if until.After(p.now) {
-		r.Until = until
-	}
-	return r
 }
 
 // considerClaim decides on a job that others make room for.
@@ -239,11 +181,6 @@ func (p *pass) borrows(e *entry) bool {
 func (p *pass) isHeld(i int) bool {
 	h := p.tree.nodes[i].hold
 	return h != nil && (h.Until.IsZero() || h.Until.After(p.now))
-}
-
-func (p *pass) heldUp(i int) Reason {
-	n := &p.tree.nodes[i]
-	return Reason{Code: Held, Subject: n.name, Why: n.hold.Why, Until: n.hold.Until}
 }
 
 // consider decides on the first job that is not decided on.
@@ -328,84 +265,6 @@ func (p *pass) hopeless(e, strong *entry) bool {
 	return !p.mayEvict(strong)
 }
 
-// waits is why e waits, after it has got a reservation if there is none before it.
-func (p *pass) waits(e *entry) Reason {
-	if r, ok := p.reasons[e]; ok { // evict knows
-		delete(p.reasons, e)
-		return r
-	}
-	if p.fits(e) {
-		r := p.behind(e)
-		if sh := p.reserve(e); sh != nil { // it was another tree's
-			r.Until = sh.at
-		}
-		return r
-	}
-	if r, ok := p.never(e); ok {
-		return r
-	}
-	var until time.Time
-	if sh := p.reserve(e); sh != nil && sh.at.After(p.now) {
-		until = sh.at
-	} else if sh == nil && e.kind != nil {
-		return Reason{} // as its kind, told when somebody asks
-	}
-	r := p.lacks(e)
-	r.Until = until
-	return r
-}
-
-// behind is that e would delay a reservation; empty: it would delay none.
-func (p *pass) behind(e *entry) Reason {
-	var first *shadow
-	for _, sh := range p.shadows {
-		if first == nil && sh.binds(e, p.now) {
-			first = sh
-		}
-		if slices.ContainsFunc(e.options, func(o *option) bool { return p.refuses(sh, e, o, ask{e.shape, o.n, e.Min}) }) {
-			first = sh
-			break
-		}
-	}
-	if first == nil && p.gaveWay != "" {
-		return Reason{Code: Reserved, Subject: string(p.gaveWay)} // it has started since, or its turn came later
-	}
-	if first == nil {
-		return Reason{}
-	}
-	r := Reason{Code: Reserved, Subject: string(first.holds[0].ID)}
-	if first.at.After(p.now) {
-		r.Until = first.at
-	}
-	return r
-}
-
-// never is whether and why e can never start.
-func (p *pass) never(e *entry) (Reason, bool) {
-	if e.kind == nil {
-		return p.tooLarge(e)
-	}
-	return e.kind.never()
-}
-
-// lacks is what e is short of, with the option that is nearest to start.
-func (p *pass) lacks(e *entry) (best Reason) {
-	for _, o := range p.ledger.prefer(e) {
-		if _, never := p.tree.tooLarge(e, o); never {
-			continue
-		}
-		r, over := p.ledger.overQuota(e, o)
-		if !over {
-			_, n := p.ledger.places.Find(&e.Job, o.n, e.Min)
-			r = p.roomFor(e, o, NoPlace, n)
-		}
-		if best.Code == "" || r.nearer(best) {
-			best = r
-		}
-	}
-	return best
-}
-
 // start starts e if there is quota and room for it, and nothing reserved is
 // delayed.
 func (p *pass) start(e *entry) bool {
@@ -460,96 +319,4 @@ func (p *pass) fits(e *entry) bool {
 		_, n := p.find(e, o, e.Min)
 		return n > 0
 	})
-}
-
-// admit takes h in all shadows that it reaches into, or in none. late are those that
-// give way to it, if it is admitted.
-func (p *pass) admit(h hold) (late []*shadow, ok bool) {
-	if slices.ContainsFunc(p.shadows, func(sh *shadow) bool { return p.refuses(sh, h.entry, h.option, h.ask()) }) {
-		return nil, false // which costs little to know
-	}
-	return p.takeIn(h, nil)
-}
-
-// takeIn takes h in all shadows that it reaches into, once victims are gone from
-// them; or in none.
-func (p *pass) takeIn(h hold, victims []*entry) (late []*shadow, ok bool) {
-	var undo []func()
-	own := p.reserved[p.tree.nodes[h.node].root] // the likeliest to refuse
-	for i := range len(p.shadows) + 1 {
-		sh := own
-		if i > 0 {
-			sh = p.shadows[i-1]
-		}
-		if sh == nil || i > 0 && sh == own || len(victims) > 0 && sh == p.after {
-			continue
-		}
-		if len(victims) > 0 {
-			undo = append(undo, sh.remove(victims))
-		}
-		if !sh.binds(h.entry, p.now) {
-			continue
-		}
-		u, ok := sh.admit(h)
-		switch {
-		case ok:
-			undo = append(undo, u)
-		case p.yields(sh, h.entry, h.option):
-			late = append(late, sh)
-		default:
-			for _, u := range slices.Backward(undo) {
-				u()
-			}
-			return nil, false
-		}
-	}
-	return late, true
-}
-
-// yields reports whether a reservation gives way to e: it would borrow, and e needs
-// what is its queue's own.
-func (p *pass) yields(sh *shadow, e *entry, o *option) bool {
-	return sh != p.after && !sh.firm && sh.root == p.tree.nodes[e.node].root && !p.ledger.borrows(e, o)
-}
-
-// refuses reports whether it is known that e, started now with an option, would
-// leave too little for a reservation that does not give way.
-func (p *pass) refuses(sh *shadow, e *entry, o *option, a ask) bool {
-	return sh.binds(e, p.now) && (sh.full[a] || sh.quota(e, o, a.members) < a.members) && !p.yields(sh, e, o)
-}
-
-// unreserve takes a reservation back.
-func (p *pass) unreserve(sh *shadow) {
-	p.shadows = slices.DeleteFunc(p.shadows, func(o *shadow) bool { return o == sh })
-	p.plan.Reserve = slices.DeleteFunc(p.plan.Reserve, func(r Reservation) bool { return r.Job == sh.holds[0].ID })
-	delete(p.reserved, sh.root)
-	p.gaveWay = sh.holds[0].ID
-	for _, other := range p.shadows {
-		for _, h := range other.beside[sh] {
-			other.release(h)
-			other.full = nil
-		}
-		delete(other.beside, sh)
-	}
-}
-
-// renew makes reservations anew that gave way.
-func (p *pass) renew(late []*shadow) {
-	for _, sh := range late {
-		e := sh.holds[0].entry
-		p.unreserve(sh)
-		r, own := p.reasons[e]
-		if !own && e.kind != nil {
-			r = e.kind.reason
-		}
-		r.Until = time.Time{}
-		if again := p.reserve(e); again != nil {
-			r.Until = again.at
-		}
-		if own {
-			p.reasons[e] = r
-		} else if e.kind != nil {
-			e.kind.reason = r
-		}
-	}
 }

@@ -237,3 +237,95 @@ func (p *pass) endings() func() (ending, bool) {
 		return first, ok
 	}
 }
+
+// admit takes h in all shadows that it reaches into, or in none. late are those that
+// give way to it, if it is admitted.
+func (p *pass) admit(h hold) (late []*shadow, ok bool) {
+	if slices.ContainsFunc(p.shadows, func(sh *shadow) bool { return p.refuses(sh, h.entry, h.option, h.ask()) }) {
+		return nil, false // which costs little to know
+	}
+	return p.takeIn(h, nil)
+}
+
+// takeIn takes h in all shadows that it reaches into, once victims are gone from
+// them; or in none.
+func (p *pass) takeIn(h hold, victims []*entry) (late []*shadow, ok bool) {
+	var undo []func()
+	own := p.reserved[p.tree.nodes[h.node].root] // the likeliest to refuse
+	for i := range len(p.shadows) + 1 {
+		sh := own
+		if i > 0 {
+			sh = p.shadows[i-1]
+		}
+		if sh == nil || i > 0 && sh == own || len(victims) > 0 && sh == p.after {
+			continue
+		}
+		if len(victims) > 0 {
+			undo = append(undo, sh.remove(victims))
+		}
+		if !sh.binds(h.entry, p.now) {
+			continue
+		}
+		u, ok := sh.admit(h)
+		switch {
+		case ok:
+			undo = append(undo, u)
+		case p.yields(sh, h.entry, h.option):
+			late = append(late, sh)
+		default:
+			for _, u := range slices.Backward(undo) {
+				u()
+			}
+			return nil, false
+		}
+	}
+	return late, true
+}
+
+// yields reports whether a reservation gives way to e: it would borrow, and e needs
+// what is its queue's own.
+func (p *pass) yields(sh *shadow, e *entry, o *option) bool {
+	return sh != p.after && !sh.firm && sh.root == p.tree.nodes[e.node].root && !p.ledger.borrows(e, o)
+}
+
+// refuses reports whether it is known that e, started now with an option, would
+// leave too little for a reservation that does not give way.
+func (p *pass) refuses(sh *shadow, e *entry, o *option, a ask) bool {
+	return sh.binds(e, p.now) && (sh.full[a] || sh.quota(e, o, a.members) < a.members) && !p.yields(sh, e, o)
+}
+
+// unreserve takes a reservation back.
+func (p *pass) unreserve(sh *shadow) {
+	p.shadows = slices.DeleteFunc(p.shadows, func(o *shadow) bool { return o == sh })
+	p.plan.Reserve = slices.DeleteFunc(p.plan.Reserve, func(r Reservation) bool { return r.Job == sh.holds[0].ID })
+	delete(p.reserved, sh.root)
+	p.gaveWay = sh.holds[0].ID
+	for _, other := range p.shadows {
+		for _, h := range other.beside[sh] {
+			other.release(h)
+			other.full = nil
+		}
+		delete(other.beside, sh)
+	}
+}
+
+// renew makes reservations anew that gave way.
+func (p *pass) renew(late []*shadow) {
+	for _, sh := range late {
+		e := sh.holds[0].entry
+		p.unreserve(sh)
+		r, own := p.reasons[e]
+		if !own && e.kind != nil {
+			r = e.kind.reason
+		}
+		r.Until = time.Time{}
+		if again := p.reserve(e); again != nil {
+			r.Until = again.at
+		}
+		if own {
+			p.reasons[e] = r
+		} else if e.kind != nil {
+			e.kind.reason = r
+		}
+	}
+}

@@ -354,6 +354,9 @@ func (s *State) forget(e *entry) {
 	}
 	k := e.kind
 	e.kind = nil
+	if slices.Contains(k.jobs[:k.next], e) {
+		k.next--
+	}
 	remove(&k.jobs, e, older)
 	if len(k.jobs) == 0 {
 		delete(s.kinds, k.key)
