@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,6 +113,17 @@ func TestNomadAgrees(t *testing.T) {
 			if len(spot.Devices) > 0 {
 				id.Place.Device, _ = f.GroupOf(spot.Node, spot.Devices[0])
 			}
+			// With all constraints that the task has, Nomad takes the node and the group.
+			unpinned.Constraints = append(unpinned.Constraints, api.NewConstraint("${node.unique.id}", "=", id.Place.NodeID))
+			if d := unpinned.TaskGroups[0].Tasks[0].Resources.Devices; len(d) > 0 {
+				if !named(d[0].Name, id.Place.Device) {
+					t.Fatalf("%s is given for %s", id.Place.Device, d[0].Name)
+				}
+				d[0].Name = id.Place.Device
+			}
+			if c.place(t, unpinned) == nil {
+				t.Fatalf("Nomad does not take %s on %s with a group %q", ask.Shape(), spot.Node, id.Place.Device)
+			}
 			pinned, err := jobspec.Task(id, task, jobspec.Cluster{})
 			if err != nil {
 				t.Fatal(err)
@@ -130,6 +142,13 @@ func TestNomadAgrees(t *testing.T) {
 			f.Take(&running.Job, 0, running.Run.Place)
 		}
 	})
+}
+
+// named reports whether a job's name for devices is one for a group, by its end or
+// its beginning.
+func named(name, group string) bool {
+	vendorType := group[:strings.LastIndex(group, "/")]
+	return name == group || name == vendorType || "nvidia/"+name == vendorType
 }
 
 // anyPlace is a place by the first option that has one.
