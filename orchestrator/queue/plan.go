@@ -281,6 +281,7 @@ func (p *pass) start(e *entry) bool {
 					p.after.take(h)
 				}
 				p.started = append(p.started, h)
+				delete(p.reasons, e) // it might have waited for what gave way since
 				p.plan.Start = append(p.plan.Start, Start{e.ID, n, o.n, place})
 				p.renew(late)
 				return true
