@@ -2,6 +2,7 @@ package inventory_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -63,5 +64,34 @@ func TestFindGivesEachDeviceOnce(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"GPU-b-0", "GPU-b-1", "GPU-a-0", "GPU-a-1", "GPU-a-2", "GPU-a-3"}, got); diff != "" {
 		t.Errorf("devices (-want +got):\n%s", diff)
+	}
+}
+
+// TestClonesGoTheirOwnWay has clones at work side by side: they share what none
+// of them changes. It is for the race detector.
+func TestClonesGoTheirOwnWay(t *testing.T) {
+	f := fleet(t, gpuNode("a", 4), gpuNode("b", 2))
+	one := job(t, f, inventory.Ask{GPU: gpus(1)})
+	f.Find(one, 0, 1)
+	var all sync.WaitGroup
+	for i := range 4 {
+		c := f.Clone()
+		all.Go(func() {
+			other := *one
+			other.Shape = inventory.Ask{GPU: gpus(1), CPUMHz: int64(i + 1)}.Shape()
+			for range 3 {
+				p, _ := c.Find(one, 0, 1)
+				c.Take(one, 0, p)
+				p, _ = c.Find(&other, 0, 1)
+				c.Take(&other, 0, p)
+			}
+			if _, n := c.Find(one, 0, 1); n != 0 {
+				t.Errorf("clone %d has room for %d more", i, n)
+			}
+		})
+	}
+	all.Wait()
+	if n := free(t, f); n != 6 {
+		t.Errorf("%d GPUs of the original are free, want all 6", n)
 	}
 }
