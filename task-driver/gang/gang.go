@@ -334,8 +334,15 @@ func (g *Gang) Break(ctx context.Context, reason string) error {
 func (g *Gang) Broken(ctx context.Context) (string, error) {
 	tick := time.NewTicker(breakInterval)
 	defer tick.Stop()
+	// Opening a store sweeps it, which is too much to do every few seconds.
+	look := Gang{Key: g.Key, Open: g.Open}
+	defer look.drop()
 	for {
-		if b, err := g.readBroken(ctx); err == nil && b != nil && b.Rank != g.Self.Rank {
+		b, err := look.readBroken(ctx)
+		switch {
+		case err != nil:
+			look.drop()
+		case b != nil && b.Rank != g.Self.Rank:
 			return b.Reason, nil
 		}
 		select {
@@ -347,14 +354,11 @@ func (g *Gang) Broken(ctx context.Context) (string, error) {
 }
 
 func (g *Gang) readBroken(ctx context.Context) (*broken, error) {
-	store, err := g.Open()
-	if err != nil {
+	if err := g.open(); err != nil {
 		return nil, err
 	}
-	defer store.Close()
 	var b broken
-	err = store.GetRecord(ctx, g.key("broken"), &b)
-	if err != nil {
+	if found, err := g.get(ctx, "broken", &b); err != nil || !found {
 		return nil, err
 	}
 	return &b, nil
