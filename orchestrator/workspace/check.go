@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/queue"
@@ -34,7 +35,9 @@ const (
 	// maxCron bounds a window that begins by cron.
 	maxCron = Duration(31 * 24 * time.Hour)
 
-	// How many there may be; the tags of the types say it, too.
+	maxCronText, maxDescription = 200, 1000
+
+	// How many there may be. The tags of the types say all of this, too.
 	maxFlavors    = 1000 // and priority classes
 	maxWorkspaces = 10_000
 	maxSchedules  = 100
@@ -200,6 +203,9 @@ func (c *checker) priorityClasses() {
 		path := fmt.Sprintf("priority_classes[%d]", i)
 		c.name(path+".name", "priority class", p.Name, names, seen)
 		c.between(path+".value", p.Value, -maxPriority, maxPriority)
+		if utf8.RuneCountInString(p.Description) > maxDescription {
+			c.add(path+".description", "Too long", "It has at most %d characters.", maxDescription)
+		}
 		if p.Default && first != "" {
 			c.add(path+".default", "Two defaults", "The default is %q already. One class at most is.", first)
 		} else if p.Default {
@@ -389,7 +395,9 @@ func (c *checker) byCron(at string, s Schedule) {
 	if s.Duration <= 0 || s.Duration > maxCron {
 		c.add(at+".duration", "Out of range", "A schedule with cron holds for more than 0s and at most %s, not %s.", maxCron, s.Duration)
 	}
-	if _, err := parseCron(s.Cron); err != nil {
+	if len(s.Cron) > maxCronText {
+		c.add(at+".cron", "Too long", "It has at most %d bytes.", maxCronText)
+	} else if _, err := parseCron(s.Cron); err != nil {
 		c.add(at+".cron", "Invalid cron expression", "%s.", sentence(err))
 	}
 }

@@ -42,6 +42,8 @@ func TestCheck(t *testing.T) {
 		"duration of days":         {schedule(Schedule{From: "08:00", Duration: 1}), "workspaces[0].schedules[0].duration: Two kinds of schedule"},
 		"cron for ever":            {schedule(Schedule{Cron: "0 0 * * *", Duration: maxCron + 1}), "workspaces[0].schedules[0].duration: Out of range"},
 		"cron of seconds":          {schedule(Schedule{Cron: "0 0 0 * * * *", Duration: 1}), "workspaces[0].schedules[0].cron: Invalid cron expression"},
+		"a long cron":              {schedule(Schedule{Cron: strings.Repeat("0,", 100) + "0 0 * * *", Duration: 1}), "workspaces[0].schedules[0].cron: Too long"},
+		"a long text":              {Definitions{PriorityClasses: []PriorityClass{{Name: "p", Description: strings.Repeat("ü", maxDescription+1)}}}, "priority_classes[0].description: Too long"},
 		"cron of words":            {schedule(Schedule{Cron: "a b c d e", Duration: 1}), "workspaces[0].schedules[0].cron: Invalid cron expression"},
 		"this machine's time zone": {schedule(Schedule{From: "08:00", Timezone: "Local"}), "workspaces[0].schedules[0].timezone: Unknown time zone"},
 		"a file as time zone":      {schedule(Schedule{From: "08:00", Timezone: "../../etc/passwd"}), "workspaces[0].schedules[0].timezone: Unknown time zone"},
