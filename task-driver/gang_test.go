@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -295,6 +297,41 @@ func TestPluginKilledInTheBarrier(t *testing.T) {
 			t.Errorf("rank %d: exit = %+v, want 0", rank, exit)
 		}
 		ranOnce(t, c)
+	}
+}
+
+// The plugin is killed at any moment of the members' start, and the agent asks
+// again: the gang starts, and each command once.
+func TestPluginKilledWhileAGangStarts(t *testing.T) {
+	t.Parallel()
+	for range 6 {
+		n, _ := newStoreNode(t)
+		const size = 3
+		members := make([]*nomad.TaskConfig, size)
+		for rank := range size {
+			members[rank] = n.rank(rank, size, 10*time.Minute, meeting, nil)
+		}
+		var asked sync.WaitGroup
+		for _, c := range members {
+			asked.Go(func() { _, _, _ = n.driver().StartTask(n.ctx(), c) })
+		}
+		time.Sleep(time.Duration(rand.Int64N(int64(500 * time.Millisecond)))) // the moment is the test's subject
+		n.crash()
+		asked.Wait()
+		n.launch()
+		for _, c := range members {
+			n.start(c)
+		}
+		for _, c := range members {
+			started(t, c)
+			release(t, c)
+		}
+		for rank, c := range members {
+			if exit := n.wait(c); exit.ExitCode != 0 {
+				t.Errorf("rank %d: exit = %+v, want 0", rank, exit)
+			}
+			ranOnce(t, c)
+		}
 	}
 }
 
