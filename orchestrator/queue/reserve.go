@@ -125,7 +125,15 @@ func (p *pass) reserve(e *entry) *shadow {
 	if p.reserved[root] != nil || e.claim || p.walks[root] >= vain {
 		return nil
 	}
-	sh := &shadow{ledger: p.base().clone(), root: root, beside: map[*shadow][]hold{}}
+	own, options := p.ledger.own(e)
+	if len(own) > 0 {
+		options = own
+	}
+	if _, ok := p.lasting.first(e, options); !ok {
+		p.walks[root]++ // nobody knows when
+		return nil
+	}
+	sh := &shadow{ledger: p.base().clone(), root: root, firm: len(own) > 0, beside: map[*shadow][]hold{}}
 	for _, other := range p.shadows {
 		if other != p.after {
 			sh.beside[other] = slices.Clone(other.holds)
@@ -133,10 +141,6 @@ func (p *pass) reserve(e *entry) *shadow {
 				sh.take(h)
 			}
 		}
-	}
-	own, options := p.ledger.own(e)
-	if sh.firm = len(own) > 0; sh.firm {
-		options = own
 	}
 	h, at, ok := p.earliest(sh.ledger, e, options)
 	if !ok {

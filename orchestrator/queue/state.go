@@ -62,7 +62,9 @@ type State struct {
 	tree   *tree
 	ledger *ledger
 	empty  Places
-	source Snapshot // for its cohorts and queues
+	// lasting is what is left when all have ended of which anybody knows when.
+	lasting *ledger
+	source  Snapshot // for its cohorts and queues
 
 	jobs   map[JobID]*entry
 	kinds  map[kindKey]*kind
@@ -97,7 +99,8 @@ func Open(snap Snapshot, places Places) (*State, error) {
 		return nil, err
 	}
 	s := &State{
-		policy: *p, tree: t, ledger: &ledger{t, t.newUsage(), places.Clone()}, empty: places.Clone(),
+		policy: *p, tree: t, empty: places.Clone(),
+		ledger: &ledger{t, t.newUsage(), places.Clone()}, lasting: &ledger{t, t.newUsage(), places.Clone()},
 		source: Snapshot{Policy: *p, Cohorts: snap.Cohorts, Queues: snap.Queues},
 		jobs:   map[JobID]*entry{}, kinds: map[kindKey]*kind{}, shapes: map[string]*shape{},
 		needs: map[needKey]*need{}, queues: make([][]*need, len(t.nodes)), byNode: make([][]*entry, len(t.nodes)),
@@ -302,6 +305,9 @@ func (s *State) stop(e *entry, now time.Time) {
 	}
 	s.fold(e.node, now)
 	s.ledger.release(e.held())
+	if e.Foreign {
+		s.lasting.release(e.held())
+	}
 	remove(&s.byNode[e.node], e, byPriority)
 	remove(&s.byEnd, e, byEnd)
 	s.leaving = slices.DeleteFunc(s.leaving, func(l *entry) bool { return l == e })
@@ -314,6 +320,9 @@ func (s *State) run(e *entry, r Run) {
 		s.leaving = append(s.leaving, e)
 	}
 	s.ledger.take(e.held())
+	if e.Foreign {
+		s.lasting.take(e.held())
+	}
 	insert(&s.byNode[e.node], e, byPriority)
 	insert(&s.byEnd, e, byEnd)
 }
