@@ -10,12 +10,15 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/drover-ml/drover/orchestrator/queue"
 	"github.com/drover-ml/drover/orchestrator/registry"
+	"github.com/drover-ml/drover/orchestrator/workspace"
 )
 
-// victimEnv makes the test binary a process that moves an alias to and fro,
-// and says so after each move, until it is killed.
+// victimEnv makes the test binary a process that moves an alias to and fro and
+// counts what tasks use, and says so after each time, until it is killed.
 const victimEnv = "DROVER_TEST_STORE_VICTIM"
 
 func TestMain(m *testing.M) {
@@ -42,10 +45,25 @@ func moveForever(path string) error {
 		if _, err := db.MoveAlias(context.Background(), m); err != nil {
 			return err
 		}
+		if err := db.AddUsage(context.Background(), victimCharges(i)); err != nil {
+			return err
+		}
 		if _, err := fmt.Println(i); err != nil {
 			return err
 		}
 	}
+}
+
+// victimCharges are what three tasks have used after a number of seconds.
+func victimCharges(seconds int) []workspace.Charge {
+	var charges []workspace.Charge
+	for i := range 3 {
+		charges = append(charges, workspace.Charge{
+			Job: queue.JobID(strconv.Itoa(i)), Attempt: 1, Workspace: "default", Flavor: "h100", Amount: queue.One,
+			From: noon, To: noon.Add(time.Duration(seconds) * time.Second),
+		})
+	}
+	return charges
 }
 
 // After a kill -9 the store opens again, with every move that was confirmed,
@@ -111,6 +129,20 @@ func checkAfterKill(t *testing.T, db *DB, last int) {
 	}
 	if n, _ := strconv.Atoi(moves[0].Reason); n < last {
 		t.Errorf("move %d was confirmed, and the newest is %d", last, n)
+	}
+	uses, err := db.Usage(t.Context(), noon)
+	if err != nil || len(uses) != 1 {
+		t.Fatalf("%+v, %v", uses, err)
+	}
+	// Each victim counts from the first second on, and what was counted counts once.
+	if n := uses[0].Seconds / (3 * queue.One); n < queue.Amount(last) || uses[0].Seconds%(3*queue.One) != 0 {
+		t.Errorf("%d thousandths of a second are counted, %d seconds of three tasks were confirmed", uses[0].Seconds, last)
+	}
+	if err := db.AddUsage(t.Context(), victimCharges(int(uses[0].Seconds/(3*queue.One)))); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := db.Usage(t.Context(), noon); err != nil || again[0] != uses[0] {
+		t.Errorf("told again, it is counted again: %+v, %v", again, err)
 	}
 	for i := 1; i < len(moves); i++ {
 		if moves[i-1].From != moves[i].To {
