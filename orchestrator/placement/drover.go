@@ -3,7 +3,6 @@ package placement
 import (
 	"cmp"
 	"math"
-	"math/bits"
 	"slices"
 )
 
@@ -124,19 +123,26 @@ func Pressure(have []float64, demands []Demand) []float64 {
 	return p
 }
 
-// newPressure is that on models, by the index of their bits.
-func newPressure(shapes []expected, nodes []node) []float64 {
-	have := make([]float64, maxModels)
+// newPressure is that on models, by their numbers.
+func newPressure(shapes []expected, nodes []node, models int) []float64 {
+	have := make([]float64, models)
 	for i := range nodes {
-		if n := &nodes[i]; n.GPUs > 0 {
-			have[bits.TrailingZeros64(n.models)] += float64(n.GPUs)
+		if n := &nodes[i]; !n.gone {
+			have[n.model] += float64(n.GPUs)
 		}
 	}
 	var demands []Demand
 	for _, e := range shapes {
-		if e.gpus > 0 {
-			demands = append(demands, Demand{indexes(e.models), e.part * float64(e.gpus*e.share)})
+		if e.gpus == 0 {
+			continue
 		}
+		d := Demand{Amount: e.part * float64(e.gpus*e.share)}
+		for m := range models {
+			if e.models.has(m) {
+				d.Kinds = append(d.Kinds, m)
+			}
+		}
+		demands = append(demands, d)
 	}
 	return Pressure(have, demands)
 }
@@ -160,7 +166,7 @@ func drover(c *Cluster, n *node, s *shape) score {
 		return priceWeight * (c.mix.prices[free] - c.mix.prices[free-int32(s.share)])
 	})
 	if s.gpus > 0 {
-		best.value -= pressureWeight * c.mix.pressure[bits.TrailingZeros64(n.models)] * float64(s.milli()) / WholeGPU
+		best.value -= pressureWeight * c.mix.pressure[n.model] * float64(s.milli()) / WholeGPU
 	}
 	left := float64(n.cpu-s.cpu)/largeCPUMilli + float64(n.freeMilli()-s.milli())/largeGPUMilli
 	best.value -= leftWeight * left / 2

@@ -16,7 +16,7 @@ type mix struct {
 type expected struct {
 	cpu         int64
 	gpus, share int
-	models      uint64
+	models      modelSet
 	part        float64
 }
 
@@ -37,7 +37,7 @@ func (c *Cluster) newMix(tasks []Task) *mix {
 	}
 	slices.SortFunc(all, func(a, b expected) int {
 		return cmp.Or(cmp.Compare(b.part, a.part), cmp.Compare(b.cpu, a.cpu), cmp.Compare(b.share, a.share),
-			cmp.Compare(b.gpus, a.gpus), cmp.Compare(b.models, a.models))
+			cmp.Compare(b.gpus, a.gpus), b.models.compare(a.models))
 	})
 	sum, kept := 0.0, 0
 	for ; kept < len(all) && sum < commonPart*float64(len(tasks)); kept++ {
@@ -48,7 +48,7 @@ func (c *Cluster) newMix(tasks []Task) *mix {
 		m.shapes[i].part /= sum
 	}
 	m.prices = newPrices(m.shapes)
-	m.pressure = newPressure(m.shapes, c.nodes)
+	m.pressure = newPressure(m.shapes, c.nodes, len(c.models))
 	return m
 }
 
@@ -56,7 +56,7 @@ func (c *Cluster) newMix(tasks []Task) *mix {
 // task of the mix cannot use, in the mean over the mix: all that is free if
 // the task does not fit on the node, else what is free of GPUs that have too
 // little for it. A task that asks for no GPU can use none.
-func (m *mix) fragmented(cpu int64, models uint64, free []int32) float64 {
+func (m *mix) fragmented(cpu int64, model int, free []int32) float64 {
 	var total int64
 	for _, f := range free {
 		total += int64(f)
@@ -67,7 +67,7 @@ func (m *mix) fragmented(cpu int64, models uint64, free []int32) float64 {
 	sum := 0.0
 	for i := range m.shapes {
 		e := &m.shapes[i]
-		if e.gpus == 0 || e.models&models == 0 || cpu < e.cpu {
+		if e.gpus == 0 || !e.models.has(model) || cpu < e.cpu {
 			sum += e.part * float64(total)
 			continue
 		}
@@ -100,13 +100,16 @@ func (c *Cluster) FragmentedMilli() float64 {
 // FragmentedOn is a node's part of FragmentedMilli.
 func (c *Cluster) FragmentedOn(node int) float64 {
 	n := &c.nodes[node]
-	return c.mix.fragmented(n.cpu, n.models, n.free)
+	if n.gone {
+		return 0
+	}
+	return c.mix.fragmented(n.cpu, n.model, n.free)
 }
 
 // descent is the place on n where s lessens fragmentation most, and by how
 // many GPUs, less what a GPU with so much free costs, if cost is not nil.
 func (c *Cluster) descent(n *node, s *shape, cost func(free int32) float64) score {
-	before := c.mix.fragmented(n.cpu, n.models, n.free)
+	before := c.mix.fragmented(n.cpu, n.model, n.free)
 	var scratch [MaxGPUs]int32
 	free := scratch[:copy(scratch[:], n.free)]
 	value := func(gpus uint64) float64 {
@@ -119,7 +122,7 @@ func (c *Cluster) descent(n *node, s *shape, cost func(free int32) float64) scor
 				free[g] -= int32(s.share)
 			}
 		}
-		left := c.mix.fragmented(n.cpu-s.cpu, n.models, free)
+		left := c.mix.fragmented(n.cpu-s.cpu, n.model, free)
 		copy(free, n.free)
 		return (before-left)/WholeGPU - spent
 	}

@@ -77,7 +77,8 @@ type Config struct {
 // Cluster is nodes and what is free on them. It is not safe for concurrent use.
 type Cluster struct {
 	nodes  []node
-	models map[string]uint64 // the bit of each model
+	models map[string]int // the number of each model
+	expect []Task         // what mix is of
 	mix    *mix
 	policy policyFunc
 	// anyNode leaves the choice among nodes with room to the seed.
@@ -94,7 +95,8 @@ type Cluster struct {
 // node is a node and what is free on it.
 type node struct {
 	Node
-	models uint64 // the bit of its model
+	model  int  // the number of its model
+	gone   bool // it takes nothing new
 	cpu    int64
 	memory int64
 	free   []int32            // of each GPU, in thousandths
@@ -126,7 +128,7 @@ func class(gpus, share int) int {
 type shapeKey struct {
 	cpu, memory int64
 	gpus, share int
-	models      uint64 // bits; all of them if any will do
+	models      modelSet
 }
 
 // shape is a shape of task with the score of each node for it.
@@ -154,7 +156,7 @@ const maxShapes = 4096
 func New(nodes []Node, c Config) (*Cluster, error) {
 	cl := &Cluster{
 		nodes:  make([]node, len(nodes)),
-		models: map[string]uint64{},
+		models: map[string]int{},
 		random: rand.New(rand.NewPCG(c.Seed, 0x9e3779b97f4a7c15)),
 		shapes: map[shapeKey]*shape{},
 		states: make([]uint64, len(nodes)),
@@ -163,21 +165,14 @@ func New(nodes []Node, c Config) (*Cluster, error) {
 		if err := n.Check(); err != nil {
 			return nil, fmt.Errorf("node %q: %w", n.Name, err)
 		}
-		bit, err := cl.bit(n.Model)
-		if err != nil {
-			return nil, fmt.Errorf("node %q: %w", n.Name, err)
-		}
-		free := make([]int32, n.GPUs)
-		for g := range free {
-			free[g] = WholeGPU
-		}
-		cl.nodes[i] = node{Node: n, models: bit, cpu: n.CPUMilli, memory: n.MemoryMiB, free: free}
+		cl.nodes[i] = cl.empty(n)
 	}
 	for _, t := range c.Mix {
 		if err := t.Check(); err != nil {
 			return nil, fmt.Errorf("expected task %q: %w", t.Name, err)
 		}
 	}
+	cl.expect = c.Mix
 	cl.mix = cl.newMix(c.Mix)
 	p, ok := policies[cmp.Or(c.Policy, DefaultPolicy)]
 	if !ok {
@@ -219,43 +214,70 @@ func (t Task) Check() error {
 	return nil
 }
 
-// maxModels is how many models a cluster can tell apart: the bits of a word.
-const maxModels = 64
-
-// bit is the bit of a model, a new one for a model not seen yet.
-func (c *Cluster) bit(model string) (uint64, error) {
-	if b, ok := c.models[model]; ok {
-		return b, nil
+// empty is n with all of it free.
+func (c *Cluster) empty(n Node) node {
+	free := make([]int32, n.GPUs)
+	for g := range free {
+		free[g] = WholeGPU
 	}
-	if len(c.models) == maxModels {
-		return 0, fmt.Errorf("GPU model %q is one too many: a cluster has at most %d", model, maxModels)
+	model, ok := c.models[n.Model]
+	if !ok {
+		model = len(c.models)
+		c.models[n.Model] = model
 	}
-	b := uint64(1) << len(c.models)
-	c.models[model] = b
-	return b, nil
+	return node{Node: n, model: model, cpu: n.CPUMilli, memory: n.MemoryMiB, free: free}
 }
 
-// accepted is the bits of the models of the cluster that a task accepts.
-func (c *Cluster) accepted(t Task) uint64 {
+// modelSet is some models by their numbers, a bit each, or all of them if it is
+// empty. Sets of the same models are the same text.
+type modelSet string
+
+func (s modelSet) has(model int) bool {
+	return s == "" || model/8 < len(s) && s[model/8]>>(model%8)&1 != 0
+}
+
+// compare orders sets as numbers, the one of all models last.
+func (s modelSet) compare(t modelSet) int {
+	if s == "" || t == "" {
+		return cmp.Compare(len(t), len(s))
+	}
+	if len(s) != len(t) {
+		return cmp.Compare(len(s), len(t))
+	}
+	for i := len(s) - 1; i >= 0; i-- {
+		if s[i] != t[i] {
+			return cmp.Compare(s[i], t[i])
+		}
+	}
+	return 0
+}
+
+// accepted is the models of the cluster that a task accepts.
+func (c *Cluster) accepted(t Task) modelSet {
 	if t.GPUs == 0 || len(t.Models) == 0 {
-		return ^uint64(0)
+		return ""
 	}
-	var bits uint64
+	bits := []byte{0} // of none, too, it is not empty
 	for _, m := range t.Models {
-		bits |= c.models[m]
+		if i, ok := c.models[m]; ok {
+			for len(bits) <= i/8 {
+				bits = append(bits, 0)
+			}
+			bits[i/8] |= 1 << (i % 8)
+		}
 	}
-	return bits
+	return modelSet(bits)
 }
 
 // fits reports whether n has room for s.
 func (n *node) fits(s *shape) bool {
-	if n.cpu < s.cpu || n.memory < s.memory {
+	if n.gone || n.cpu < s.cpu || n.memory < s.memory {
 		return false
 	}
 	if s.gpus == 0 {
 		return true
 	}
-	return n.models&s.models != 0 && n.room(s.gpus, s.share)
+	return s.models.has(n.model) && n.room(s.gpus, s.share)
 }
 
 // room reports whether gpus GPUs have share free, each.
