@@ -42,7 +42,8 @@ type Use struct {
 // held if the policy says so.
 //
 // cpu and memory are unlimited where no quota names them in the whole tree of
-// cohorts that a workspace is in.
+// cohorts that a workspace is in. Every flavor that is declared or seen has a
+// quota somewhere, if only of nothing.
 //
 // next is when the answer changes by itself: a schedule begins or ends, or a
 // budget that is used up begins anew; zero: never. More use may use up a budget
@@ -59,6 +60,44 @@ func (d Definitions) Effective(now time.Time, seen Seen) (p queue.Policy, cohort
 	}
 	e.undeclared(d, seen)
 	return d.Policy.queue(), e.cohorts, e.queues, e.next
+}
+
+// AtMost is d with the greatest quotas that it has at any time, without schedules
+// and budgets: what is too large for its queue there always is.
+func (d Definitions) AtMost() Definitions {
+	d = d.canonical()
+	for i := range d.Cohorts {
+		c := &d.Cohorts[i]
+		c.Quotas, c.Schedules = greatest(c.Quotas, c.Schedules), nil
+	}
+	for i := range d.Workspaces {
+		w := &d.Workspaces[i]
+		w.Quotas, w.Schedules, w.Budget = greatest(w.Quotas, w.Schedules), nil, nil
+	}
+	return d
+}
+
+func greatest(quotas Quotas, schedules []Schedule) Quotas {
+	out := maps.Clone(quotas)
+	for _, s := range schedules {
+		for f, q := range s.Quotas {
+			if out == nil {
+				out = Quotas{}
+			}
+			// Without a quota, all may be borrowed.
+			was := out[f]
+			out[f] = Quota{Nominal: max(was.Nominal, q.Nominal), Borrow: looser(was.Borrow, q.Borrow), Lend: looser(was.Lend, q.Lend)}
+		}
+	}
+	return out
+}
+
+// looser is the greater of two limits, of which nil is none.
+func looser(a, b *Amount) *Amount {
+	if a == nil || b == nil {
+		return nil
+	}
+	return new(max(*a, *b))
 }
 
 // UsedSince is since when Effective must know what was used.
@@ -177,18 +216,12 @@ func (e *effective) undeclared(d Definitions, seen Seen) {
 	for _, w := range d.Workspaces {
 		declared[w.Name] = true
 	}
+	all, none := map[queue.Flavor]queue.Quota{}, map[queue.Flavor]queue.Quota{}
+	for _, f := range d.flavors(seen) {
+		all[f], none[f] = queue.Quota{Nominal: queue.MaxAmount}, queue.Quota{}
+	}
+	e.cohorts = append(e.cohorts, queue.Cohort{Name: Unlimited, Quotas: none})
 	names := slices.DeleteFunc(slices.Clone(seen.Workspaces), func(name string) bool { return declared[name] })
-	if len(names) == 0 {
-		return
-	}
-	all := map[queue.Flavor]queue.Quota{CPU: {Nominal: queue.MaxAmount}, Memory: {Nominal: queue.MaxAmount}}
-	for _, f := range d.Flavors {
-		all[queue.Flavor(f.Name)] = queue.Quota{Nominal: queue.MaxAmount}
-	}
-	for _, f := range seen.Flavors {
-		all[f] = queue.Quota{Nominal: queue.MaxAmount}
-	}
-	e.cohorts = append(e.cohorts, queue.Cohort{Name: Unlimited})
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
 		var held *queue.Hold
@@ -199,6 +232,15 @@ func (e *effective) undeclared(d Definitions, seen Seen) {
 			e.queues = append(e.queues, queue.Queue{ID: d.QueueFor(name, serving), Cohort: Unlimited, Quotas: all, Held: held})
 		}
 	}
+}
+
+// flavors are all that there are.
+func (d Definitions) flavors(seen Seen) []queue.Flavor {
+	all := append([]queue.Flavor{CPU, Memory}, seen.Flavors...)
+	for _, f := range d.Flavors {
+		all = append(all, queue.Flavor(f.Name))
+	}
+	return all
 }
 
 // roots are the uppermost cohorts above and including each cohort, by name.

@@ -25,7 +25,7 @@ func BenchmarkEffective(b *testing.B) {
 			flavor := queue.Flavor(fmt.Sprint("f", f))
 			w.Quotas[flavor] = Quota{Nominal: 8000}
 			for day := range 30 {
-				seen.Used = append(seen.Used, Use{w.Name, flavor, noon.Truncate(24 * time.Hour).AddDate(0, 0, -day), 1000})
+				seen.Used = append(seen.Used, Use{w.Name, flavor, noon.Truncate(24*time.Hour).AddDate(0, 0, -day), 1000})
 			}
 		}
 		d.Workspaces = append(d.Workspaces, w)

@@ -1,6 +1,7 @@
 package workspace
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -240,6 +241,46 @@ workspace "w" {
 				t.Errorf("%s until %s, want %d until %s", got, next, test.nominal, test.next)
 			}
 		})
+	}
+}
+
+// What is refused by the greatest quotas is refused at any time.
+func TestAtMost(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := definitions(t)
+		now := time.Unix(rapid.Int64Range(1.7e9, 1.9e9).Draw(t, "now"), 0)
+		s, queues := opens(t, d, now, Seen{})
+		most, _ := opens(t, d.AtMost(), now, Seen{})
+		for _, q := range queues {
+			f := queue.Flavor(rapid.SampledFrom([]string{"cpu", "f0", "f1"}).Draw(t, "flavor"))
+			j := queue.Job{ID: "j", Queue: q.ID, Submitted: now, Min: 1, Each: queue.Resources{f: queue.Amount(amount(t))}}
+			if s.Check(j) == nil && most.Check(j) != nil {
+				t.Fatalf("%s of %s in %s is refused at most only: %v\n%s", j.Each[f], f, q.ID, most.Check(j), d.Export())
+			}
+		}
+	})
+}
+
+// A flavor that a schedule alone has a quota of is known at other times, too.
+func TestAtMostOfAFlavorAtNight(t *testing.T) {
+	d := read(t, `
+flavor "l4" {}
+workspace "w" {
+  schedule "nights" {
+    from = "20:00"
+    to   = "06:00"
+    quota "l4" { nominal = 2 }
+  }
+}
+`)
+	j := queue.Job{ID: "j", Queue: "w", Submitted: noon, Min: 1, Each: queue.Resources{"l4": 2 * queue.One}}
+	s, _ := opens(t, d, noon, Seen{})
+	var refusal *queue.Refusal
+	if err := s.Check(j); !errors.As(err, &refusal) || refusal.Reason.Code != queue.TooLarge {
+		t.Errorf("at noon: %v, want that it is too large", err)
+	}
+	if s, _ = opens(t, d.AtMost(), noon, Seen{}); s.Check(j) != nil {
+		t.Errorf("at most: %v", s.Check(j))
 	}
 }
 
