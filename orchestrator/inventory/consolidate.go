@@ -8,17 +8,10 @@ import (
 )
 
 // Movable is a running job that may be stopped and started elsewhere.
-type Movable struct {
-	queue.Running
-	// Lost is the work that it does again then, in any unit that is the same for all.
-	Lost float64
-}
+type Movable = queue.Movable
 
 // Move is to have a job run somewhere else.
-type Move struct {
-	Job queue.JobID
-	To  queue.Place
-}
+type Move = queue.Move
 
 // Consolidation is moves that let a job start.
 type Consolidation struct {
@@ -68,6 +61,12 @@ func Consolidate(f *Fleet, movable []Movable, j *queue.Job, option, members int)
 	return best, ok
 }
 
+// Moves is [Consolidate], as [queue.Mover] says.
+func (f *Fleet) Moves(movable []Movable, j *queue.Job, option, members int) (queue.Place, []Move, bool) {
+	c, ok := Consolidate(f, movable, j, option, members)
+	return c.Place, c.Moves, ok
+}
+
 // consolidation is a search for moves. Sets are positions in movable.
 type consolidation struct {
 	fleet   *Fleet
@@ -106,7 +105,7 @@ func (s *consolidation) try(set []int) (c Consolidation, ok bool) {
 			return Consolidation{}, false
 		}
 		f.Take(&m.Job, m.Run.Option, to)
-		c.Moves = append(c.Moves, Move{m.ID, to})
+		c.Moves = append(c.Moves, Move{Job: m.ID, To: to})
 	}
 	return c, true
 }

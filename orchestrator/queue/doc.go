@@ -24,6 +24,8 @@
 //     priority in the same queue or of a part of the tree that is over its quota
 //     while a level of the preemptor's stays within its own. What they leave is kept
 //     for the preemptor. So no two evict each other in turn.
+//   - Jobs move together ([State.Consolidate]) only if one starts that way that has a
+//     reservation. Who moves has its next place kept.
 //   - A job with alternatives gets the first for which there is quota and room,
 //     those within its queue's quota before those that borrow, and both before any
 //     for which others have to leave. A reservation is for one within quota if the

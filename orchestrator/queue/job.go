@@ -55,6 +55,8 @@ type Run struct {
 	// Leaving is set when it was asked to make room, or cancelled. It holds what it
 	// has until it is gone.
 	Leaving bool
+	// Moving is set while it is leaving to start again elsewhere.
+	Moving bool
 }
 
 // Running is a job with what it holds.

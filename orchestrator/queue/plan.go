@@ -28,6 +28,8 @@ type Evict struct {
 	Job, For JobID
 	// LostSeconds is the work done since its checkpoint: devices times seconds.
 	LostSeconds float64
+	// Moves is set if it starts again elsewhere as soon as it is gone: room is kept.
+	Moves bool
 }
 
 // Reservation is a start that nothing behind it may delay.
@@ -109,6 +111,11 @@ func (s *State) Plan(now time.Time) Plan {
 	for _, e := range s.claims {
 		p.considerClaim(e)
 	}
+	for _, v := range s.leaving {
+		if v.run.Moving {
+			p.keepRoom(v)
+		}
+	}
 	for _, e := range s.promises {
 		p.keepPromise(e)
 	}
@@ -142,6 +149,14 @@ func (p *pass) considerClaim(e *entry) {
 	// What was promised went to somebody who was not asked for it, or broke.
 	if !p.evict(e) {
 		p.reasons[e] = p.waits(e)
+	}
+}
+
+// keepRoom keeps room for a job that is leaving to start again elsewhere.
+func (p *pass) keepRoom(v *entry) {
+	after := p.foresee()
+	if place, n := after.find(v, v.held().option, v.Min); n > 0 {
+		after.hold(hold{v, v.held().option, n, place})
 	}
 }
 

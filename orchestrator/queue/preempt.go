@@ -54,7 +54,7 @@ func (p *pass) clear(e *entry, o *option, victims []*entry) bool {
 	for _, v := range victims {
 		p.gone[v] = true
 		after.release(v.held())
-		p.plan.Evict = append(p.plan.Evict, Evict{v.ID, e.ID, v.lost(p.now) / float64(One)})
+		p.plan.Evict = append(p.plan.Evict, Evict{v.ID, e.ID, v.lost(p.now) / float64(One), false})
 	}
 	h, _ = after.first(e, []*option{o})
 	after.hold(h)

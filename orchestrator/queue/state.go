@@ -241,7 +241,7 @@ func (s *State) Apply(p Plan, now time.Time) error {
 			return fmt.Errorf("evicting job %q for %q: the one does not run or the other does not wait", ev.Job, ev.For)
 		}
 		if !v.run.Leaving {
-			v.run.Leaving = true
+			v.run.Leaving, v.run.Moving = true, ev.Moves
 			s.leaving = append(s.leaving, v)
 		}
 		if !e.claim {
@@ -283,18 +283,23 @@ func (s *State) End(id JobID, now time.Time) error {
 }
 
 // Requeue lets a running job wait again, as one that was evicted and is gone, or
-// that lost its node. It keeps its age.
+// that lost its node. It keeps its age. One that moves has a claim.
 func (s *State) Requeue(id JobID, now time.Time) error {
 	e := s.jobs[id]
 	if e == nil || e.run == nil {
 		return fmt.Errorf("requeueing job %q: it does not run", id)
 	}
+	moving := e.run.Moving
 	if e.run.Leaving {
 		e.Evictions++
 	}
 	s.stop(e, now)
 	e.Queued = now
-	s.wait(e)
+	if moving {
+		s.claim(e)
+	} else {
+		s.wait(e)
+	}
 	return nil
 }
 
