@@ -72,15 +72,23 @@ type View struct {
 	Entries []Entry   `json:"entries"`
 }
 
+// answerWithin is how long a question may take. The scheduler answers none while it
+// cannot store what it has decided.
+const answerWithin = 10 * time.Second
+
 // do has f run by the scheduler's goroutine, and waits for that.
 func (s *Scheduler) do(ctx context.Context, f func() error) error {
 	done := make(chan error, 1)
 	s.tell(func() { done <- f() })
+	late := time.NewTimer(answerWithin)
+	defer late.Stop()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-late.C:
+		return problem.New(problem.Unavailable, "the queue does not answer: the server's log says what it waits for")
 	}
 }
 

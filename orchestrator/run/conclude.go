@@ -172,7 +172,10 @@ func (a *actor) conclude(at *attempt, o outcome) {
 	at.Ended = new(now())
 	if r := o.Record; r != nil {
 		at.ResumedFrom, at.AllocID = r.ResumedFrom, r.AllocID
-		at.NodeName, at.Devices = cmp.Or(r.NodeName, at.NodeName), r.Devices
+		at.NodeName = cmp.Or(r.NodeName, at.NodeName)
+		if at.members == nil { // else it is that of one of them
+			at.Devices = r.Devices
+		}
 		if !r.Started.IsZero() {
 			at.Started, at.Ended = new(r.Started.UTC()), new(r.Finished.UTC())
 		}

@@ -40,6 +40,16 @@ func (d *death) isDead() bool {
 	}
 }
 
+// context ends with the process, as the questions that are asked it do.
+func (d *death) context() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-d.dead
+		cancel()
+	}()
+	return ctx
+}
+
 // effect lets f happen, or not.
 func (d *death) effect(name string, f func() error) error {
 	d.mu.Lock()
@@ -204,6 +214,12 @@ func (w *world) startedOnce() {
 
 func TestKillAtEveryEffect(t *testing.T) {
 	t.Run("the endpoint serves", func(t *testing.T) { killAtEveryEffect(t, (*world).playEverything) })
+	t.Run("through a queue", func(t *testing.T) {
+		killAtEveryEffect(t, func(w *world) {
+			w.room = &room{tasks: 2}
+			w.playEverything()
+		})
+	})
 	t.Run("the endpoint fails", func(t *testing.T) {
 		killAtEveryEffect(t, func(w *world) {
 			w.playEverything()
@@ -244,7 +260,7 @@ func killAtEveryEffect(t *testing.T, play func(*world)) {
 			ended := make(chan struct{})
 			go func() {
 				defer close(ended)
-				if r, _, err := w.engine.Submit(context.Background(), s); err == nil {
+				if r, _, err := w.engine.Submit(d.context(), s); err == nil {
 					ctx, cancel := context.WithCancel(context.Background())
 					defer cancel()
 					events, err := w.engine.Watch(ctx, r.ID, 0)

@@ -110,6 +110,9 @@ func TestRandomRuns(t *testing.T) {
 		p := drawPlan(t)
 		w := makeWorld(t, fmt.Sprintf("%s/%d", dir, count))
 		defer w.close()
+		if tasks := rapid.IntRange(0, 3).Draw(t, "room of the queue"); tasks > 0 {
+			w.room = &room{int64(tasks)}
+		}
 		for _, n := range p.nodes {
 			w.task(string(n.id), func(x clustertest.Task) clustertest.Exit {
 				var attempt int
@@ -142,8 +145,8 @@ func TestRandomRuns(t *testing.T) {
 			d = dieAt(rapid.IntRange(1, 15).Draw(t, "effects"), rapid.Bool().Draw(t, "after"))
 			mu.Unlock()
 			w.open(func(s run.Store) run.Store { return dyingStore{s, d} })
-			if r, _, err := w.engine.Submit(context.Background(), s); err == nil {
-				ctx, cancel := context.WithCancel(context.Background())
+			if r, _, err := w.engine.Submit(d.context(), s); err == nil {
+				ctx, cancel := context.WithTimeout(context.Background(), deadline)
 				events, err := w.engine.Watch(ctx, r.ID, 0)
 				for err == nil {
 					select {
@@ -154,6 +157,9 @@ func TestRandomRuns(t *testing.T) {
 					case <-d.dead:
 					}
 					break
+				}
+				if ctx.Err() != nil {
+					t.Fatalf("the run gets no further: %s", describe(w.get(r.ID)))
 				}
 				cancel()
 			}

@@ -35,6 +35,7 @@ type world struct {
 	path      string
 	db        *store.DB
 	engine    *run.Engine
+	room      *room // of the queue; nil: there is none
 
 	mu     sync.Mutex
 	tasks  map[string]func(clustertest.Task) clustertest.Exit // by node, or node and trial as "sweep.s/1"
@@ -81,13 +82,15 @@ func (w *world) open(wrap func(run.Store) run.Store) {
 	}
 	w.engine = run.New(run.Config{
 		Store: s, Cluster: w.cluster, Artifacts: w.artifacts,
-		Logger:      slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Queue: w.queue(s), Logger: quiet(),
 		ResyncEvery: 200 * time.Millisecond, TailEvery: 5 * time.Millisecond, Backoff: time.Millisecond,
 	})
 	if err := w.engine.Start(context.Background()); err != nil {
 		w.t.Fatal(err)
 	}
 }
+
+func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
 // shut ends the engine and closes the store, as the end of the process would.
 func (w *world) shut() {
