@@ -280,6 +280,7 @@ func (c *checker) workspaces() {
 		c.quotas(path+".quotas", w.Quotas, w.Cohort != "", "The workspace is in no cohort")
 		c.schedules(path+".schedules", w.Schedules, w.Cohort != "", "The workspace is in no cohort")
 		c.serving(path, w)
+		c.byTheHour(path, w)
 		if w.Budget != nil {
 			c.amount(path+".budget.gpu_hours", w.Budget.GPUHours)
 			if !slices.Contains(periods, string(w.Budget.Per)) {
@@ -385,6 +386,20 @@ func (c *checker) schedules(path string, schedules []Schedule, lends bool, why s
 			c.add(at, "No quota", "A schedule has a quota block for each flavor whose quota it changes.")
 		}
 		c.quotas(at+".quotas", s.Quotas, lends, why)
+	}
+}
+
+// byTheHour warns of cpu and memory that a workspace has at times only: without
+// any, nothing can run.
+func (c *checker) byTheHour(path string, w Workspace) {
+	for i, s := range w.Schedules {
+		for _, f := range plain {
+			_, at := s.Quotas[f]
+			if _, always := w.Quotas[f]; at && !always {
+				c.warn(fmt.Sprintf("%s.schedules[%d].quotas.%s", path, i, f), "Nothing at other times",
+					"The workspace has no quota of %s itself, so it has none while the schedule %q does not hold, and nothing can start. Give it one.", f, s.Name)
+			}
+		}
 	}
 }
 

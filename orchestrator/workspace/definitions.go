@@ -25,6 +25,9 @@ const (
 	Memory queue.Flavor = "memory" // a unit is 1 GiB
 )
 
+// plain are the flavors of what is no device.
+var plain = []queue.Flavor{CPU, Memory}
+
 // Definitions are all that is declared. The zero value declares nothing.
 type Definitions struct {
 	Policy          Policy          `json:"policy,omitzero"`
@@ -153,6 +156,10 @@ func (d Definitions) Workspace(name string) (Workspace, error) {
 // QueueFor is the queue of a workspace's work, declared or not: that of its
 // endpoints, or of all else.
 func (d Definitions) QueueFor(workspace string, serving bool) queue.QueueID {
+	return queueOf(workspace, serving)
+}
+
+func queueOf(workspace string, serving bool) queue.QueueID {
 	if serving {
 		return queue.QueueID(workspace + "/serving")
 	}

@@ -20,7 +20,7 @@ func TestCheck(t *testing.T) {
 	}
 	schedule := func(s Schedule) Definitions {
 		s.Name, s.Quotas = "s", Quotas{CPU: {}}
-		return of(Workspace{Schedules: []Schedule{s}})
+		return of(Workspace{Quotas: s.Quotas, Schedules: []Schedule{s}})
 	}
 	tests := map[string]struct {
 		d    Definitions
@@ -43,6 +43,7 @@ func TestCheck(t *testing.T) {
 		"cron for ever":            {schedule(Schedule{Cron: "0 0 * * *", Duration: maxCron + 1}), "workspaces[0].schedules[0].duration: Out of range"},
 		"cron of seconds":          {schedule(Schedule{Cron: "0 0 0 * * * *", Duration: 1}), "workspaces[0].schedules[0].cron: Invalid cron expression"},
 		"a long cron":              {schedule(Schedule{Cron: strings.Repeat("0,", 100) + "0 0 * * *", Duration: 1}), "workspaces[0].schedules[0].cron: Too long"},
+		"no cpu by day":            {of(Workspace{Schedules: []Schedule{{Name: "s", From: "20:00", Quotas: Quotas{CPU: {}}}}}), "workspaces[0].schedules[0].quotas.cpu: Nothing at other times"},
 		"a long text":              {Definitions{PriorityClasses: []PriorityClass{{Name: "p", Description: strings.Repeat("ü", maxDescription+1)}}}, "priority_classes[0].description: Too long"},
 		"cron of words":            {schedule(Schedule{Cron: "a b c d e", Duration: 1}), "workspaces[0].schedules[0].cron: Invalid cron expression"},
 		"this machine's time zone": {schedule(Schedule{From: "08:00", Timezone: "Local"}), "workspaces[0].schedules[0].timezone: Unknown time zone"},

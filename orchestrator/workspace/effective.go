@@ -180,7 +180,7 @@ func (e *effective) workspace(w Workspace, root string) {
 			serving[f] = queue.Quota{Nominal: floor + headroom, LendingLimit: &headroom}
 		}
 	}
-	for _, f := range []queue.Flavor{CPU, Memory} {
+	for _, f := range plain {
 		if !e.counted[root][f] {
 			training[f] = queue.Quota{Nominal: queue.MaxAmount}
 		}
@@ -188,8 +188,8 @@ func (e *effective) workspace(w Workspace, root string) {
 	held := e.held(w)
 	e.cohorts = append(e.cohorts, queue.Cohort{Name: w.Name, Parent: w.Cohort, Weight: w.Weight, Quotas: own})
 	e.queues = append(e.queues,
-		queue.Queue{ID: Definitions{}.QueueFor(w.Name, false), Cohort: w.Name, Strict: w.Strict, Quotas: training, Held: held},
-		queue.Queue{ID: Definitions{}.QueueFor(w.Name, true), Cohort: w.Name, Quotas: serving, Held: held})
+		queue.Queue{ID: queueOf(w.Name, false), Cohort: w.Name, Strict: w.Strict, Quotas: training, Held: held},
+		queue.Queue{ID: queueOf(w.Name, true), Cohort: w.Name, Quotas: serving, Held: held})
 }
 
 // held is why a workspace's budget lets nothing start, nil if it does not.
@@ -229,14 +229,14 @@ func (e *effective) undeclared(d Definitions, seen Seen) {
 			held = &queue.Hold{Why: fmt.Sprintf("nobody has declared a workspace %q; ask for one, or submit to another", name)}
 		}
 		for _, serving := range []bool{false, true} {
-			e.queues = append(e.queues, queue.Queue{ID: d.QueueFor(name, serving), Cohort: Unlimited, Quotas: all, Held: held})
+			e.queues = append(e.queues, queue.Queue{ID: queueOf(name, serving), Cohort: Unlimited, Quotas: all, Held: held})
 		}
 	}
 }
 
 // flavors are all that there are.
 func (d Definitions) flavors(seen Seen) []queue.Flavor {
-	all := append([]queue.Flavor{CPU, Memory}, seen.Flavors...)
+	all := slices.Concat(plain, seen.Flavors)
 	for _, f := range d.Flavors {
 		all = append(all, queue.Flavor(f.Name))
 	}
@@ -279,7 +279,7 @@ func (d Definitions) counted(roots map[string]string) map[string]map[queue.Flavo
 		if out[root] == nil {
 			out[root] = map[queue.Flavor]bool{}
 		}
-		for _, f := range []queue.Flavor{CPU, Memory} {
+		for _, f := range plain {
 			_, named := quotas[f]
 			for _, s := range schedules {
 				_, too := s.Quotas[f]
@@ -310,7 +310,7 @@ func usedOf(d Definitions, now time.Time, used []Use) map[string]queue.Amount {
 	sums := map[string]queue.Amount{}
 	for _, u := range used {
 		begin, ok := begins[u.Workspace]
-		if !ok || u.Flavor == CPU || u.Flavor == Memory || u.Day.Before(begin) {
+		if !ok || slices.Contains(plain, u.Flavor) || u.Day.Before(begin) {
 			continue
 		}
 		sums[u.Workspace] += min(u.Seconds, math.MaxInt64-sums[u.Workspace])

@@ -105,7 +105,7 @@ func flavorStatus(d Definitions, w Workspace, now time.Time, using map[queue.Que
 	out := []FlavorStatus{}
 	for _, f := range slices.Sorted(maps.Keys(all)) {
 		s := FlavorStatus{Flavor: f, Quota: quotas[f], Serving: w.Serving[f]}
-		s.Unlimited = (f == CPU || f == Memory) && !counted[f]
+		s.Unlimited = slices.Contains(plain, f) && !counted[f]
 		if using != nil {
 			used, served := Amount(training[f]+serving[f]), Amount(serving[f])
 			s.Used, s.ServingUsed = &used, &served
