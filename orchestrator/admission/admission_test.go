@@ -285,3 +285,44 @@ func TestCheckRefusesWhatNeverFits(t *testing.T) {
 		}
 	})
 }
+
+// Two tasks of one GPU on two nodes of two move together, so that one that needs a
+// whole node starts; the one that moved goes on at once.
+func TestConsolidation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, 2)
+		defer w.stop()
+		for _, id := range []queue.JobID{"a", "b", "c"} {
+			w.Ask(wants(id, 1, preemptible))
+			w.settle()
+		}
+		// One GPU on each node is left once the right one of the first two ends.
+		first, second, third := w.grant("a", 1).Members[0].NodeID, w.grant("b", 1).Members[0].NodeID, w.grant("c", 1).Members[0].NodeID
+		if first != second || first == third {
+			t.Fatalf("a and b are on %s and %s, c on %s: want them packed", first, second, third)
+		}
+		w.Ended("a", 1, false)
+		w.settle()
+		w.Ask(wants("whole", 2))
+		w.settle()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		var mover queue.JobID
+		for _, id := range []queue.JobID{"b", "c"} {
+			if why := w.evicted[key(id, 1)]; why != "" {
+				if mover = id; !strings.Contains(why, "moves elsewhere") {
+					t.Errorf("%s was told %q", id, why)
+				}
+			}
+		}
+		if mover == "" {
+			t.Fatalf("nobody moves, and whole waits: %s", w.waits["whole#1"])
+		}
+		w.Ended(mover, 1, true)
+		w.Ask(wants(mover, 1, preemptible, attempt(2)))
+		w.settle()
+		if len(w.devices("whole", 1)) != 2 || len(w.devices(mover, 2)) != 1 {
+			t.Errorf("whole has %v, and %s goes on with %v", w.devices("whole", 1), mover, w.devices(mover, 2))
+		}
+	})
+}

@@ -62,6 +62,8 @@ type Scheduler struct {
 	outbox  []func()             // to be told once that is stored
 	charges []workspace.Charge   // to be counted
 	charged time.Time            // when all were last
+	// consolidated is when it was last looked whether others could move.
+	consolidated time.Time
 	waits   map[queue.JobID]told
 	parked  map[queue.JobID]string // why a waiting row is not in the state
 	state   *queue.State
@@ -257,9 +259,17 @@ func (s *Scheduler) ask(req Request) {
 	case req.Attempt < r.Attempt:
 		return // old news
 	case req.Attempt == r.Attempt && (r.Phase == Admitted || r.Phase == Leaving):
+		if r.NomadJob != req.NomadJob { // granted before it asked
+			r.NomadJob = req.NomadJob
+			s.change(r)
+		}
 		s.answer(r)
 		return
-	case req.Attempt == r.Attempt && r.Phase == Waiting:
+	case req.Attempt == r.Attempt && r.Phase == Waiting && req.Ask.Shape() == r.Ask.Shape():
+		if r.NomadJob != req.NomadJob {
+			r.NomadJob = req.NomadJob
+			s.change(r)
+		}
 		delete(s.waits, r.ID) // whoever asks again wants to hear it again
 		return
 	default:
@@ -267,6 +277,10 @@ func (s *Scheduler) ask(req Request) {
 			s.charge(r, time.Now().UTC())
 			s.release(r)
 		}
+		if s.state != nil && s.state.Has(r.ID) {
+			s.must(s.state.End(r.ID, time.Now()))
+		}
+		delete(s.parked, r.ID)
 		req.Submitted = r.Submitted
 		r.Request, r.Phase, r.Queued = req, Waiting, time.Now().UTC()
 	}
@@ -279,19 +293,28 @@ func (s *Scheduler) answer(r *Row) {
 	id, attempt, g := r.ID, r.Attempt, *r.Grant
 	s.outbox = append(s.outbox, func() { s.listener.Granted(id, attempt, g) })
 	if r.Phase == Leaving {
-		why := evicted(r.For)
+		why := r.leaves()
 		s.outbox = append(s.outbox, func() { s.listener.Evict(id, attempt, why) })
 	}
 }
 
-func evicted(by queue.JobID) string { return fmt.Sprintf("it makes room for %s", by) }
+// leaves is why a row has to make room.
+func (r *Row) leaves() string {
+	if r.Run != nil && r.Run.Moving {
+		return fmt.Sprintf("it moves elsewhere, so that there is room for %s", r.For)
+	}
+	return fmt.Sprintf("it makes room for %s", r.For)
+}
 
 func (s *Scheduler) ended(id queue.JobID, attempt int, again bool) {
 	r := s.rows[id]
-	if r == nil || r.Attempt != attempt {
+	if r == nil || attempt < r.Attempt {
 		return
 	}
 	s.charge(r, time.Now().UTC())
+	if again && r.Phase == Leaving && attempt == r.Attempt && s.requeue(r) {
+		return
+	}
 	if !r.declined(time.Now()) {
 		r.Refusals, r.Avoid = 0, nil
 	}
@@ -327,6 +350,25 @@ func (s *Scheduler) declined(id queue.JobID, attempt int) {
 	}
 	s.change(r)
 	ring(s.stale)
+}
+
+// requeue lets a row that has made room wait again, as its next attempt. The queue
+// may have kept room for it.
+func (s *Scheduler) requeue(r *Row) bool {
+	if s.state == nil || !s.state.Has(r.ID) {
+		return false
+	}
+	now := time.Now().UTC()
+	if err := s.state.Requeue(r.ID, now); err != nil {
+		s.must(err)
+		return false
+	}
+	r.Attempt++
+	r.Evictions++
+	r.Phase, r.Queued, r.Run, r.Grant, r.For = Waiting, now, nil, nil, ""
+	r.Job.Queued, r.Job.Evictions = now, r.Evictions
+	s.change(r)
+	return true
 }
 
 // declined reports whether Nomad did not take it where it was sent.
@@ -383,33 +425,53 @@ func (s *Scheduler) pass(ctx context.Context) bool {
 	return true
 }
 
+// consolidateEvery is how often it is looked whether others could move.
+const consolidateEvery = 5 * time.Second
+
 // decide plans and applies until there is nothing more to do.
 func (s *Scheduler) decide(now time.Time) {
 	for range maxRounds {
 		p := s.state.Plan(now)
-		if err := s.state.Apply(p, now); err != nil {
-			s.must(err)
+		if !s.apply(p, now) {
 			return
 		}
-		for _, st := range p.Start {
-			s.grant(st, now)
+		if !p.Empty() {
+			continue
 		}
-		for _, e := range p.Evict {
-			r := s.rows[e.Job]
-			if r == nil || r.Phase != Admitted {
-				continue
-			}
-			r.Phase, r.For, r.Run.Leaving = Leaving, e.For, true
-			s.change(r)
-			id, attempt, why := r.ID, r.Attempt, evicted(e.For)
-			s.outbox = append(s.outbox, func() { s.listener.Evict(id, attempt, why) })
-			s.config.Logger.Info("a task makes room", "task", r.ID, "for", e.For, "lost_gpu_seconds", e.LostSeconds)
-		}
-		if p.Empty() {
+		if now.Before(s.consolidated.Add(consolidateEvery)) {
 			return
 		}
+		s.consolidated = now
+		if p = s.state.Consolidate(now); p.Empty() {
+			return
+		}
+		s.apply(p, now)
+		return
 	}
 	ring(s.bell)
+}
+
+// apply does what a plan says; false: it is not of this state.
+func (s *Scheduler) apply(p queue.Plan, now time.Time) bool {
+	if err := s.state.Apply(p, now); err != nil {
+		s.must(err)
+		return false
+	}
+	for _, st := range p.Start {
+		s.grant(st, now)
+	}
+	for _, e := range p.Evict {
+		r := s.rows[e.Job]
+		if r == nil || r.Phase != Admitted {
+			continue
+		}
+		r.Phase, r.For, r.Run.Leaving, r.Run.Moving = Leaving, e.For, true, e.Moves
+		s.change(r)
+		id, attempt, why := r.ID, r.Attempt, r.leaves()
+		s.outbox = append(s.outbox, func() { s.listener.Evict(id, attempt, why) })
+		s.config.Logger.Info("a task makes room", "task", r.ID, "for", e.For, "moves", e.Moves, "lost_gpu_seconds", e.LostSeconds)
+	}
+	return true
 }
 
 func (s *Scheduler) grant(st queue.Start, now time.Time) {
