@@ -148,14 +148,14 @@ func BenchmarkOptions(b *testing.B) {
 // become free on a fleet where all that runs may be moved.
 func BenchmarkConsolidate(b *testing.B) {
 	f, running := busy(b)
-	var movable []inventory.Movable
+	var movable []queue.Movable
 	for i, r := range running {
 		r.ID = queue.JobID(fmt.Sprint(i))
 		if i%5 == 0 { // it has ended, and left a hole
 			f.Release(&r.Job, r.Run.Option, r.Run.Place)
 			continue
 		}
-		movable = append(movable, inventory.Movable{Running: r, Lost: float64(i * 7919 % 1000)})
+		movable = append(movable, queue.Movable{Running: r, Lost: float64(i * 7919 % 1000)})
 	}
 	large := job(b, f, inventory.Ask{CPUMHz: 128_000, MemoryMiB: 1 << 20, GPU: gpus(8)})
 	for { // what is whole is taken

@@ -7,16 +7,10 @@ import (
 	"github.com/drover-ml/drover/orchestrator/queue"
 )
 
-// Movable is a running job that may be stopped and started elsewhere.
-type Movable = queue.Movable
-
-// Move is to have a job run somewhere else.
-type Move = queue.Move
-
 // Consolidation is moves that let a job start.
 type Consolidation struct {
-	Place queue.Place // of the job
-	Moves []Move      // each has room once all have left, and the job has come
+	Place queue.Place  // of the job
+	Moves []queue.Move // each has room once all have left, and the job has come
 	Lost  float64
 }
 
@@ -33,10 +27,10 @@ const (
 //
 // Up to a dozen movable jobs it tries all sets of them. Of more it tries those
 // that free a node, cheapest first, and those that two greedy searches find in the
-// fleet, and in the racks and blocks that have most room now; of each without the jobs that turn out not to
-// be needed. Jobs that move find their places one after the other, the largest
-// first.
-func Consolidate(f *Fleet, movable []Movable, j *queue.Job, option, members int) (best Consolidation, ok bool) {
+// fleet, and in the racks and blocks that have most room now; of each without the
+// jobs that turn out not to be needed. Jobs that move find their places one after
+// the other, the largest first.
+func Consolidate(f *Fleet, movable []queue.Movable, j *queue.Job, option, members int) (best Consolidation, ok bool) {
 	s := &consolidation{fleet: f.Clone().(*Fleet), movable: movable, job: j, option: option, members: members}
 	if c, ok := s.try(nil); ok {
 		return c, true
@@ -62,7 +56,7 @@ func Consolidate(f *Fleet, movable []Movable, j *queue.Job, option, members int)
 }
 
 // Moves is [Consolidate], as [queue.Mover] says.
-func (f *Fleet) Moves(movable []Movable, j *queue.Job, option, members int) (queue.Place, []Move, bool) {
+func (f *Fleet) Moves(movable []queue.Movable, j *queue.Job, option, members int) (queue.Place, []queue.Move, bool) {
 	c, ok := Consolidate(f, movable, j, option, members)
 	return c.Place, c.Moves, ok
 }
@@ -70,7 +64,7 @@ func (f *Fleet) Moves(movable []Movable, j *queue.Job, option, members int) (que
 // consolidation is a search for moves. Sets are positions in movable.
 type consolidation struct {
 	fleet   *Fleet
-	movable []Movable
+	movable []queue.Movable
 	job     *queue.Job
 	option  int
 	members int
@@ -105,7 +99,7 @@ func (s *consolidation) try(set []int) (c Consolidation, ok bool) {
 			return Consolidation{}, false
 		}
 		f.Take(&m.Job, m.Run.Option, to)
-		c.Moves = append(c.Moves, Move{Job: m.ID, To: to})
+		c.Moves = append(c.Moves, queue.Move{Job: m.ID, To: to})
 	}
 	return c, true
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // tenant starts a job of so many GPUs on devices of a node, from one on.
-func tenant(t testing.TB, f *inventory.Fleet, name, node string, from, count int, lost float64) inventory.Movable {
+func tenant(t testing.TB, f *inventory.Fleet, name, node string, from, count int, lost float64) queue.Movable {
 	t.Helper()
 	j := job(t, f, inventory.Ask{GPU: gpus(count)})
 	j.ID = queue.JobID(name)
@@ -22,7 +22,7 @@ func tenant(t testing.TB, f *inventory.Fleet, name, node string, from, count int
 		spot.Devices = append(spot.Devices, fmt.Sprintf("GPU-%s-%d", node, from+i))
 	}
 	f.Take(j, 0, queue.Place{spot})
-	return inventory.Movable{Running: queue.Running{Job: *j, Run: queue.Run{Members: 1, Place: queue.Place{spot}}}, Lost: lost}
+	return queue.Movable{Running: queue.Running{Job: *j, Run: queue.Run{Members: 1, Place: queue.Place{spot}}}, Lost: lost}
 }
 
 func TestConsolidate(t *testing.T) {
@@ -73,7 +73,7 @@ func TestConsolidate(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			f := fleet(t, tt.nodes...)
-			var movable []inventory.Movable
+			var movable []queue.Movable
 			for _, o := range tt.jobs {
 				if m := tenant(t, f, o.name, o.node, o.from, o.count, o.lost); o.lost >= 0 {
 					movable = append(movable, m)
@@ -102,7 +102,7 @@ func TestConsolidate(t *testing.T) {
 type puzzle struct {
 	sizes   []int // of nodes
 	fleet   *inventory.Fleet
-	movable []inventory.Movable
+	movable []queue.Movable
 	on      []int // the node of each
 	want    int
 }
@@ -168,7 +168,7 @@ func sound(t *testing.T, p puzzle, j *queue.Job, c inventory.Consolidation) {
 	t.Helper()
 	f := p.fleet.Clone().(*inventory.Fleet)
 	lost := 0.0
-	jobs := map[queue.JobID]inventory.Movable{}
+	jobs := map[queue.JobID]queue.Movable{}
 	for _, m := range p.movable {
 		jobs[m.ID] = m
 	}
@@ -240,7 +240,7 @@ func TestConsolidateAmongMany(t *testing.T) {
 			m := p.movable
 			gone := *job(t, p.fleet, inventory.Ask{GPU: gpus(1)})
 			gone.ID = queue.JobID(fmt.Sprintf("gone%d", i))
-			p.movable = append(m, inventory.Movable{
+			p.movable = append(m, queue.Movable{
 				Running: queue.Running{Job: gone, Run: queue.Run{Members: 1, Place: queue.Place{{Node: "gone", Members: 1}}}}, Lost: float64(i),
 			})
 		}
