@@ -50,8 +50,40 @@ func (a *actor) request(at *attempt) {
 		})
 		return
 	}
-	a.tell(func() { a.engine.queued(r.ID, a); a.engine.config.Queue.Ask(r) })
+	a.tell(func() { a.engine.queued(r.ID, a) })
+	spec, err := a.spec(at.task)
+	if err != nil || at.Grant != nil || spec.RunTime > 0 && spec.RunTime != spec.Timeout {
+		a.tell(func() { a.engine.config.Queue.Ask(r) })
+		return
+	}
+	// How long it runs is not declared, or just bounded.
+	node := at.task.node.ID
+	a.effect(func(ctx context.Context) {
+		before, err := a.engine.config.Store.Durations(ctx, a.state.Workspace, a.state.Pipeline, node, learnFrom)
+		if err != nil && ctx.Err() == nil {
+			a.engine.config.Logger.Warn("learning how long a task runs", "task", r.ID, "error", err)
+		}
+		if learned := queue.Learned(before); learned > 0 && (r.RunTime == 0 || learned < r.RunTime) {
+			r.RunTime = learned
+		}
+		a.send(learnt{at, r})
+	})
 }
+
+// learnt is a request that is complete.
+type learnt struct {
+	at *attempt
+	admission.Request
+}
+
+func (m learnt) apply(a *actor) {
+	if !m.at.Phase.Ended() { // else its end was told before
+		a.tell(func() { a.engine.config.Queue.Ask(m.Request) })
+	}
+}
+
+// learnFrom is from how many earlier attempts it is learned how long a task runs.
+const learnFrom = 20
 
 func (a *actor) admissionOf(at *attempt) (admission.Request, error) {
 	spec, err := a.spec(at.task)

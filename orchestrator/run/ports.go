@@ -33,6 +33,10 @@ type Store interface {
 	// Cached returns the newest result that a workspace has for a cache key.
 	Cached(ctx context.Context, workspace, key string) (CacheEntry, bool, error)
 
+	// Durations is how long the newest attempts at a node of a pipeline took that
+	// have succeeded: limit at most.
+	Durations(ctx context.Context, workspace, pipeline string, node pipeline.NodeID, limit int) ([]time.Duration, error)
+
 	Queries
 	registry.Store
 	Endpoints

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -414,4 +415,32 @@ func BenchmarkMetrics(b *testing.B) {
 			}
 		}
 	})
+}
+
+func TestDurations(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "drover.db"))
+	ctx := t.Context()
+	at := func(s int) *time.Time { return new(time.Unix(int64(s), 0).UTC()) }
+	attempt := func(n int, phase run.Phase, began, ended *time.Time) run.AttemptState {
+		return run.AttemptState{Node: "step.a", Attempt: run.Attempt{Number: n, Phase: phase, Started: began, Ended: ended}}
+	}
+	for i, pipeline := range []string{"p", "p", "other"} {
+		s := run.State{Round: 1, Run: run.Run{ID: run.ID(fmt.Sprint("run", i)), Workspace: "w", Pipeline: pipeline, Submitted: *at(0)}}
+		s.Nodes = []run.Node{{ID: "step.a"}}
+		if _, _, err := db.Create(ctx, s, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Commit(ctx, run.Change{ID: s.ID, Attempts: []run.AttemptState{
+			attempt(1, run.Failed, at(0), at(1000)), attempt(2, run.Succeeded, at(0), at(10*(i+1))), attempt(3, run.Succeeded, nil, nil),
+		}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := db.Durations(ctx, "w", "p", "step.a", 20)
+	if want := []time.Duration{20 * time.Second, 10 * time.Second}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("durations %v, %v, want %v: the newest first, of what has succeeded", got, err, want)
+	}
+	if got, err := db.Durations(ctx, "w", "p", "step.a", 1); err != nil || len(got) != 1 {
+		t.Errorf("one of them: %v, %v", got, err)
+	}
 }
