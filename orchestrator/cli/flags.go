@@ -124,6 +124,8 @@ func writeHelp(w io.Writer, cmd *cobra.Command) {
 	switch {
 	case cmd == cmd.Root():
 		fmt.Fprintf(&b, "Usage: drover COMMAND [options] [arguments]\n\n%s\n", cmd.Long)
+	case cmd.HasAvailableSubCommands() && cmd.HasAvailableLocalFlags(): // it does something of its own
+		fmt.Fprintf(&b, "Usage: drover %s\n       %s COMMAND [options] [arguments]\n\n%s\n", usageLine(cmd), cmd.CommandPath(), first(cmd.Long, cmd.Short+"."))
 	case cmd.HasAvailableSubCommands():
 		fmt.Fprintf(&b, "Usage: %s COMMAND [options] [arguments]\n\n%s\n", cmd.CommandPath(), first(cmd.Long, cmd.Short+"."))
 	default:

@@ -92,17 +92,17 @@ type settings struct {
 	next    time.Time         // when they may change; zero: never
 }
 
-// settingsNow are the quotas that hold now.
-func (r *replay) settingsNow() settings {
+// settingsNow are the quotas of d that hold now.
+func (r *replay) settingsNow(d workspace.Definitions) settings {
 	seen := workspace.Seen{Workspaces: r.workspaces, Flavors: slices.Sorted(maps.Values(r.flavors)), Used: r.record.days.uses(r)}
 	var s settings
-	s.policy, s.cohorts, s.queues, s.next = r.Definitions.Effective(r.now, seen)
+	s.policy, s.cohorts, s.queues, s.next = d.Effective(r.now, seen)
 	if r.budgets && (s.next.IsZero() || s.next.After(r.now.Add(budgetEvery))) {
 		s.next = r.now.Add(budgetEvery)
 	}
 	s.nominal = make([]queue.Resources, len(r.workspaces))
 	for i, w := range r.workspaces {
-		at := slices.IndexFunc(s.queues, func(q queue.Queue) bool { return q.ID == r.Definitions.QueueFor(w, false) })
+		at := slices.IndexFunc(s.queues, func(q queue.Queue) bool { return q.ID == d.QueueFor(w, false) })
 		for f, q := range s.queues[at].Quotas {
 			if f != workspace.CPU && f != workspace.Memory && q.Nominal < queue.MaxAmount {
 				if s.nominal[i] == nil {
@@ -118,7 +118,7 @@ func (r *replay) settingsNow() settings {
 // quotasChange lets quotas be what they are now, and reports whether they were not.
 func (r *replay) quotasChange() (bool, error) {
 	was := r.settings
-	r.settings = r.settingsNow()
+	r.settings = r.settingsNow(*r.Definitions)
 	r.expect(r.settings.next, quotaChange, 0)
 	if reflect.DeepEqual(was.cohorts, r.settings.cohorts) && reflect.DeepEqual(was.queues, r.settings.queues) {
 		return false, nil
@@ -128,11 +128,12 @@ func (r *replay) quotasChange() (bool, error) {
 	}
 	still := r.outside[:0]
 	for _, i := range r.outside {
-		why, err := r.submit(&r.jobs[i])
-		if err != nil {
+		j := &r.jobs[i]
+		var err error
+		if j.why, err = refusal(r.state.Submit(j.asked)); err != nil {
 			return true, err
 		}
-		if r.jobs[i].why = why; why != "" {
+		if j.why != "" {
 			still = append(still, i)
 		}
 	}
@@ -141,14 +142,18 @@ func (r *replay) quotasChange() (bool, error) {
 }
 
 // open makes the state of a snapshot with the quotas that hold now.
-func (r *replay) open(snap queue.Snapshot) error {
-	snap.Policy, snap.Cohorts, snap.Queues = r.settings.policy, r.settings.cohorts, r.settings.queues
-	s, err := queue.Open(snap, r.fleet)
+func (r *replay) open(snap queue.Snapshot) (err error) {
+	r.state, err = r.opened(snap, r.settings)
+	return err
+}
+
+func (r *replay) opened(snap queue.Snapshot, s settings) (*queue.State, error) {
+	snap.Policy, snap.Cohorts, snap.Queues = s.policy, s.cohorts, s.queues
+	state, err := queue.Open(snap, r.fleet)
 	if err != nil {
-		return fmt.Errorf("opening the queues as of %s: %w", r.now.UTC().Format(time.RFC3339), err)
+		return nil, fmt.Errorf("opening the queues as of %s: %w", r.now.UTC().Format(time.RFC3339), err)
 	}
-	r.state = s
-	return nil
+	return state, nil
 }
 
 // days are GPU-seconds of workspaces by the day, for budgets.

@@ -11,6 +11,7 @@ import (
 	"github.com/drover-ml/drover/orchestrator/placement"
 	"github.com/drover-ml/drover/orchestrator/queue"
 	"github.com/drover-ml/drover/orchestrator/trace"
+	"github.com/drover-ml/drover/orchestrator/workspace"
 )
 
 // job is a job of the trace and how far it is.
@@ -47,10 +48,10 @@ type replay struct {
 	fleet      *fleet // while nothing runs
 	used       *fleet // with what runs
 	state      *queue.State
+	atMost     *queue.State // an empty one with the greatest quotas that there ever are
 	settings   settings
 	flavors    map[string]queue.Flavor // by model
 	budgets    bool                    // there are any
-	scheduled  bool                    // quotas change
 	outside    []int                   // jobs that wait for quotas to change before the queue takes them
 	models     []string                // of all GPUs, sorted
 	gpus       map[string]int          // by model
@@ -113,19 +114,16 @@ func newReplay(c Config) (*replay, error) {
 	if err := r.checkPrices(); err != nil {
 		return nil, err
 	}
-	for _, w := range r.Definitions.Workspaces {
-		r.budgets = r.budgets || w.Budget != nil
-		r.scheduled = r.scheduled || len(w.Schedules) > 0
-	}
-	for _, c := range r.Definitions.Cohorts {
-		r.scheduled = r.scheduled || len(c.Schedules) > 0
-	}
+	r.budgets = slices.ContainsFunc(r.Definitions.Workspaces, func(w workspace.Workspace) bool { return w.Budget != nil })
 	if err := r.load(); err != nil {
 		return nil, err
 	}
 	r.record = newRecord(r)
-	r.settings = r.settingsNow()
+	r.settings = r.settingsNow(*r.Definitions)
 	r.expect(r.settings.next, quotaChange, 0)
+	if r.atMost, err = r.opened(queue.Snapshot{}, r.settingsNow(r.Definitions.AtMost())); err != nil {
+		return nil, err
+	}
 	return r, r.open(queue.Snapshot{})
 }
 

@@ -193,9 +193,9 @@ func TestRefusedAndStranded(t *testing.T) {
 		"more than any node has":         {"a,0,1,,4,1,a,", "", "needs 4 GPUs, and all nodes together have 2 that will do", ""},
 		"in pieces":                      {"a,0,1,,2,1,a,", "", "all nodes together have room for 0", ""},
 		"a model that no node has":       {"a,0,1,,1,1,a,H100|T4", "", "no node has a GPU of model H100 or T4; there are G2", ""},
-		"more than its quota can be":     {"a,0,1,,2,1,small,", strings.Split(quotas, `workspace "never"`)[0], `"small" limits its queue to 1`, ""},
-		"a budget of nothing":            {"a,0,1,,1,1,spent,", strings.Split(quotas, `workspace "never"`)[0], "", "budget"},
-		"more than a schedule ever has":  {"a,0,1,,1,2,never,", quotas, "", `"never" limits its queue to`},
+		"more than its quota can be":     {"a,0,1,,2,1,small,", quotas, `"small" limits its queue to 1`, ""},
+		"a budget of nothing":            {"a,0,1,,1,1,spent,", quotas, "", "budget"},
+		"more than a schedule ever has":  {"a,0,1,,1,2,never,", quotas, `"never" limits its queue to 1`, ""},
 		"as much as there is, elsewhere": {"a,0,1,,1,1,other,", quotas, "", ""},
 	}
 	for name, test := range tests {

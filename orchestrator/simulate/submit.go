@@ -25,20 +25,34 @@ func (r *replay) comes(i int) error {
 		return nil
 	}
 	r.describe(j)
-	why, err := r.submit(j)
-	switch {
-	case err != nil:
+	why, err := refusal(r.atMost.Check(j.asked))
+	if err != nil {
 		return err
-	case why == "":
-	case !r.scheduled:
+	}
+	if why != "" {
 		r.refuse(j, why)
 		return nil
-	default:
+	}
+	if j.why, err = refusal(r.state.Submit(j.asked)); err != nil {
+		return err
+	}
+	if j.why != "" {
 		r.outside = append(r.outside, i)
-		j.why = why
 	}
 	r.waits(i)
 	return nil
+}
+
+// refusal is why the queue refused a job; err is any other error.
+func refusal(from error) (why string, err error) {
+	var refused *queue.Refusal
+	switch {
+	case errors.As(from, &refused):
+		return refused.Reason.String(), nil
+	case errors.Is(from, queue.ErrInvalid): // amounts out of all proportion, or a flavor that nobody has a quota of
+		return from.Error(), nil
+	}
+	return "", from
 }
 
 // waits notes that a job waits, and when it may evict others.
@@ -53,19 +67,6 @@ func (r *replay) waits(i int) {
 
 func (r *replay) refuse(j *job, why string) {
 	r.refused = append(r.refused, Refused{j.Name, j.Workspace, j.Line, why})
-}
-
-// submit adds a job to the queue; why is the reason if that refuses it.
-func (r *replay) submit(j *job) (why string, err error) {
-	err = r.state.Submit(j.asked)
-	var refusal *queue.Refusal
-	switch {
-	case errors.As(err, &refusal):
-		return refusal.Reason.String(), nil
-	case errors.Is(err, queue.ErrInvalid): // amounts out of all proportion, or a flavor that nobody has a quota of
-		return err.Error(), nil
-	}
-	return "", err
 }
 
 // tooMany says why all nodes together have too few GPUs for j; "": they have not.
