@@ -205,3 +205,46 @@ func TestHoldersAreCounted(t *testing.T) {
 	w.settle()
 	w.wantRunning("j2", "j3", "j5")
 }
+
+// Nodes were lost, and there are less GPUs than quotas: an endpoint gets what is its
+// own of the training beside it, and no more; training takes nothing back.
+func TestProtectedQueueTakesItsOwn(t *testing.T) {
+	one := queue.Resources{"gpu": queue.One}
+	quota := func(n queue.Amount) map[queue.Flavor]queue.Quota { return map[queue.Flavor]queue.Quota{"gpu": {Nominal: n * queue.One}} }
+	snap := queue.Snapshot{
+		Cohorts: []queue.Cohort{{Name: "w"}},
+		Queues: []queue.Queue{
+			{ID: "w", Cohort: "w", Quotas: quota(3)},
+			{ID: "w/serving", Cohort: "w", Quotas: quota(1), Protected: true},
+		},
+		Waiting: []queue.Job{{ID: "e1", Queue: "w/serving", Each: one}, {ID: "e2", Queue: "w/serving", Each: one}},
+	}
+	for _, id := range []queue.JobID{"t1", "t2"} {
+		snap.Running = append(snap.Running, queue.Running{queue.Job{ID: id, Queue: "w", Each: one, Preemptible: true, Priority: 100}, queue.Run{Members: 1, Place: queue.Place{{Node: "n", Members: 1}}}})
+	}
+	now := time.Unix(1e9, 0)
+	s, err := queue.Open(snap, queue.NewCounting(map[queue.NodeID]queue.Resources{"n": {"gpu": 2 * queue.One}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := s.Plan(now)
+	if len(p.Evict) != 1 {
+		t.Fatalf("%d make room, want one: %+v", len(p.Evict), p.Evict)
+	}
+	if err := s.Apply(p, now); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Requeue(p.Evict[0].Job, now); err != nil {
+		t.Fatal(err)
+	}
+	p = s.Plan(now)
+	if len(p.Start) != 1 || p.Start[0].Job != "e1" || len(p.Evict) != 0 {
+		t.Fatalf("then %+v start and %+v make room, want e1 and nobody", p.Start, p.Evict)
+	}
+	if err := s.Apply(p, now); err != nil {
+		t.Fatal(err)
+	}
+	if p = s.Plan(now.Add(time.Hour)); !p.Empty() {
+		t.Errorf("an hour later %+v start and %+v make room", p.Start, p.Evict)
+	}
+}

@@ -40,6 +40,10 @@ type Queue struct {
 	// Strict stops the queue at the first job that cannot start. Otherwise later
 	// ones may go ahead, as long as they do not delay a reservation.
 	Strict bool
+	// Protected lets what is within the nominal quota of the queue evict work of its
+	// siblings that are not, whether they are over theirs or not: endpoints go ahead
+	// of the training beside them where there are less nodes than quotas.
+	Protected bool
 	// Held keeps all that waits from starting; nil: nothing does.
 	Held *Hold
 }
@@ -62,17 +66,19 @@ type tree struct {
 
 // node is a cohort or a queue. Slices are by flavor.
 type node struct {
-	name     string
-	queue    bool
-	strict   bool
-	hold     *Hold
-	parent   int // -1: none
-	root     int
-	children []int
-	weight   float64
-	nominal  []Amount
-	borrow   []Amount // -1: no limit
-	lend     []Amount // -1: no limit
+	name   string
+	queue  bool
+	strict bool
+	// protected ones may evict their siblings.
+	protected bool
+	hold      *Hold
+	parent    int // -1: none
+	root      int
+	children  []int
+	weight    float64
+	nominal   []Amount
+	borrow    []Amount // -1: no limit
+	lend      []Amount // -1: no limit
 	// total is the nominal quota of the node and what its children lend it; kept
 	// is the part of it that the node does not lend to its parent.
 	total, kept []Amount
@@ -107,7 +113,7 @@ func newTree(snap *Snapshot) (*tree, error) {
 			return nil, fmt.Errorf("%w queue %q: names are not empty, and used once", ErrInvalid, q.ID)
 		}
 		t.queues[q.ID] = len(t.nodes)
-		if err := t.add(node{name: string(q.ID), queue: true, strict: q.Strict, hold: q.Held}, q.Weight, q.Quotas); err != nil {
+		if err := t.add(node{name: string(q.ID), queue: true, strict: q.Strict, protected: q.Protected, hold: q.Held}, q.Weight, q.Quotas); err != nil {
 			return nil, fmt.Errorf("queue %q: %w", q.ID, err)
 		}
 		if err := t.link(len(t.nodes)-1, q.Cohort, byName); err != nil {

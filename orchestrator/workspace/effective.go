@@ -189,7 +189,7 @@ func (e *effective) workspace(w Workspace, root string) {
 	e.cohorts = append(e.cohorts, queue.Cohort{Name: w.Name, Parent: w.Cohort, Weight: w.Weight, Quotas: own})
 	e.queues = append(e.queues,
 		queue.Queue{ID: queueOf(w.Name, false), Cohort: w.Name, Strict: w.Strict, Quotas: training, Held: held},
-		queue.Queue{ID: queueOf(w.Name, true), Cohort: w.Name, Quotas: serving, Held: held})
+		queue.Queue{ID: queueOf(w.Name, true), Cohort: w.Name, Quotas: serving, Held: held, Protected: true})
 }
 
 // held is why a workspace's budget lets nothing start, nil if it does not.
@@ -229,7 +229,7 @@ func (e *effective) undeclared(d Definitions, seen Seen) {
 			held = &queue.Hold{Why: fmt.Sprintf("nobody has declared a workspace %q; ask for one, or submit to another", name)}
 		}
 		for _, serving := range []bool{false, true} {
-			e.queues = append(e.queues, queue.Queue{ID: queueOf(name, serving), Cohort: Unlimited, Quotas: all, Held: held})
+			e.queues = append(e.queues, queue.Queue{ID: queueOf(name, serving), Cohort: Unlimited, Quotas: all, Held: held, Protected: serving})
 		}
 	}
 }
