@@ -82,12 +82,17 @@ func (g Graph) Best(n int, free []string) []string {
 }
 
 // Nearness is how near boards are to each other, by their positions: the larger
-// the nearer, 0 if nothing is known.
+// the nearer, 0 if nothing is known. The last bit is apart from the rest: it is set
+// for two that are behind the same PCIe switches with a network card.
 type Nearness [][]int
 
 // numaStep is how much a kind of connection counts for beside the same NUMA node:
-// more than there are pairs of boards.
-const numaStep = maxBoards * maxBoards
+// more than there are pairs of boards. Both leave the last bit alone.
+const (
+	sameNUMA = 2
+	numaStep = sameNUMA * maxBoards * maxBoards
+	sameCard = 1
+)
 
 // Nearness is that of the GPUs of the given IDs: how they are connected and, of
 // equal connections, whether they are at the same NUMA node.
@@ -98,6 +103,12 @@ func (g Graph) Nearness(ids []string) Nearness {
 		if gpu.NUMANode != nil {
 			numa[gpu.ID] = *gpu.NUMANode
 		}
+	}
+	cards := make([][]NIC, len(ids))
+	for i, id := range ids {
+		cards[i] = slices.DeleteFunc(g.Nearest([]string{id}), func(n NIC) bool {
+			return known.between(id, n.Name).rank() < pcieRanks[Bridges]
+		})
 	}
 	near := make(Nearness, len(ids))
 	for i, a := range ids {
@@ -110,7 +121,12 @@ func (g Graph) Nearness(ids []string) Nearness {
 			m, mok := numa[a]
 			n, nok := numa[b]
 			if mok && nok && m == n {
-				near[i][j]++
+				near[i][j] += sameNUMA
+			}
+			if slices.ContainsFunc(cards[i], func(n NIC) bool {
+				return slices.ContainsFunc(cards[j], func(m NIC) bool { return m.Name == n.Name })
+			}) {
+				near[i][j] += sameCard
 			}
 		}
 	}
@@ -123,6 +139,8 @@ func (g Graph) Nearness(ids []string) Nearness {
 //   - whose farthest two boards are nearest to each other,
 //   - then the one with the nearest connections in sum,
 //   - then the one that leaves the best connected rest,
+//   - then the one with most pairs that share a network card,
+//   - then the one that leaves most of such pairs,
 //   - then the first.
 //
 // Every choice is looked at if there are at most maxChoices of them, as for any
@@ -177,13 +195,18 @@ type selection struct {
 }
 
 // score tells how good a choice is, the most important first.
-type score struct{ farthest, sum, rest int }
+type score struct{ farthest, sum, rest, cards, restCards int }
 
 func (s score) compare(t score) int {
-	return cmp.Or(cmp.Compare(s.farthest, t.farthest), cmp.Compare(s.sum, t.sum), cmp.Compare(s.rest, t.rest))
+	return cmp.Or(cmp.Compare(s.farthest, t.farthest), cmp.Compare(s.sum, t.sum), cmp.Compare(s.rest, t.rest),
+		cmp.Compare(s.cards, t.cards), cmp.Compare(s.restCards, t.restCards))
 }
 
-func (s *selection) between(i, j int) int { return s.near[s.free[i]][s.free[j]] }
+// between is the nearness of two, and whether they share a network card.
+func (s *selection) between(i, j int) (near, card int) {
+	n := s.near[s.free[i]][s.free[j]]
+	return n &^ sameCard, n & sameCard
+}
 
 // consider takes a choice if it is better than the best so far.
 func (s *selection) consider(chosen []int) {
@@ -200,11 +223,14 @@ func (s *selection) consider(chosen []int) {
 			if s.in[i] != s.in[j] {
 				continue
 			}
-			if between := s.between(i, j); s.in[i] {
-				c.farthest = min(c.farthest, between)
-				c.sum += between
+			near, card := s.between(i, j)
+			if s.in[i] {
+				c.farthest = min(c.farthest, near)
+				c.sum += near
+				c.cards += card
 			} else {
-				c.rest += between
+				c.rest += near
+				c.restCards += card
 			}
 		}
 	}
@@ -248,8 +274,10 @@ func (s *selection) grow(n int) {
 				}
 				c := score{farthest: math.MaxInt}
 				for _, j := range chosen {
-					c.farthest = min(c.farthest, s.between(i, j))
-					c.sum += s.between(i, j)
+					near, card := s.between(i, j)
+					c.farthest = min(c.farthest, near)
+					c.sum += near
+					c.cards += card
 				}
 				if next < 0 || c.compare(nearest) > 0 {
 					next, nearest = i, c

@@ -44,7 +44,7 @@ func TestBest(t *testing.T) {
 		{name: "in the order of the machine", machine: "hgx-h100", n: 2, free: gpus(6, 3), want: gpus(3, 6)},
 		{name: "of a switch, at one NUMA node", machine: "hgx-h100", n: 2, free: gpus(3, 4, 6), want: gpus(4, 6)},
 		{name: "a NUMA node is left whole", machine: "hgx-h100", n: 1, free: gpus(1, 2, 4), want: gpus(4)},
-		{name: "double links before single ones", machine: "dgx-1", n: 2, want: gpus(0, 3)},
+		{name: "double links before single ones, with a card in common", machine: "dgx-1", n: 2, want: gpus(2, 3)},
 		{name: "a quad of a cube", machine: "dgx-1", n: 4, want: gpus(0, 1, 2, 3)},
 		{name: "the quad that is left", machine: "dgx-1", n: 4, free: gpus(2, 3, 4, 5, 6, 7), want: gpus(4, 5, 6, 7)},
 		{name: "a triangle of NVLinks over a chain", machine: "dgx-1", n: 3, free: gpus(0, 4, 5, 6), want: gpus(4, 5, 6)},
@@ -112,6 +112,20 @@ func oracle(g topology.Graph, n int, free []string) []string {
 		}
 	}
 	const step = 1 << 16 // more than there are pairs
+	cards := make([][]string, len(free))
+	for i, id := range free {
+		for _, n := range g.Nearest([]string{id}) {
+			if k := g.Between(id, n.Name).Kind; k == topology.SameBoard || k == topology.Bridges {
+				cards[i] = append(cards[i], n.Name)
+			}
+		}
+	}
+	share := make([][]bool, len(free))
+	for i := range free {
+		for j := range free {
+			share[i] = append(share[i], slices.ContainsFunc(cards[i], func(n string) bool { return slices.Contains(cards[j], n) }))
+		}
+	}
 	ranks := make([][]int, len(free))
 	for i, a := range free {
 		for _, b := range free {
@@ -129,12 +143,17 @@ func oracle(g topology.Graph, n int, free []string) []string {
 		}
 		var chosen []int
 		farthest, sum, rest := math.MaxInt, 0, 0
+		var pairs [2]int // that share a card, left and chosen
 		for i := range free {
 			if set&(1<<i) != 0 {
 				chosen = append(chosen, i)
 			}
 			for j := range i {
-				switch a, b := set>>i&1, set>>j&1; {
+				a, b := set>>i&1, set>>j&1
+				if a == b && share[i][j] {
+					pairs[a]++
+				}
+				switch {
 				case a+b == 2:
 					farthest, sum = min(farthest, ranks[i][j]), sum+ranks[i][j]
 				case a+b == 0:
@@ -142,7 +161,7 @@ func oracle(g topology.Graph, n int, free []string) []string {
 				}
 			}
 		}
-		score := []int{farthest, sum, rest}
+		score := []int{farthest, sum, rest, pairs[1], pairs[0]}
 		for _, i := range chosen {
 			score = append(score, -i) // the first of equals
 		}
@@ -155,6 +174,43 @@ func oracle(g topology.Graph, n int, free []string) []string {
 		ids = append(ids, free[i])
 	}
 	return ids
+}
+
+// TestBestShareACard has eight GPUs on one switch and at one NUMA node, each pair of
+// which has a network card of its own.
+func TestBestShareACard(t *testing.T) {
+	var g topology.Graph
+	node := 0
+	for i := range 8 {
+		g.GPUs = append(g.GPUs, topology.GPU{ID: fmt.Sprintf("GPU%d", i), Index: i, NUMANode: &node})
+		if i%2 == 0 {
+			g.NICs = append(g.NICs, topology.NIC{Name: fmt.Sprintf("mlx5_%d", i/2), RDMA: true})
+		}
+		for j := range i {
+			g.Links = append(g.Links, topology.Link{A: g.GPUs[j].ID, B: g.GPUs[i].ID, Kind: topology.NVLink, NVLinks: 18})
+		}
+	}
+	for _, gpu := range g.GPUs {
+		for n, nic := range g.NICs {
+			l := topology.Link{A: gpu.ID, B: nic.Name, Kind: topology.SameNode}
+			if gpu.Index/2 == n {
+				l.Kind = topology.SameBoard
+			}
+			g.Links = append(g.Links, l)
+		}
+	}
+	for _, tt := range []struct {
+		n          int
+		free, want []string
+	}{
+		{2, gpus(0, 2, 3, 5), gpus(2, 3)},
+		{1, gpus(0, 1, 4, 6, 7), gpus(4)},
+		{4, gpus(1, 2, 3, 5, 6, 7), gpus(2, 3, 6, 7)},
+	} {
+		if diff := cmp.Diff(tt.want, g.Best(tt.n, tt.free)); diff != "" {
+			t.Errorf("%d of %v (-want +got):\n%s", tt.n, tt.free, diff)
+		}
+	}
 }
 
 // TestBestOfMany is of more choices than can be looked at.
