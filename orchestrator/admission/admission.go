@@ -62,9 +62,20 @@ type Cluster interface {
 	// Inventory is all nodes, and all allocations that hold something, of all
 	// namespaces that can be read.
 	Inventory(ctx context.Context) ([]inventory.Node, []inventory.Alloc, error)
+	// Services are the endpoints that are deployed, whose instances Nomad places.
+	Services(ctx context.Context) ([]Service, error)
 	// Changes calls ring when what Inventory tells may have changed, until ctx ends
 	// or the connection breaks.
 	Changes(ctx context.Context, ring func()) error
+}
+
+// Service is an endpoint that is deployed.
+type Service struct {
+	JobID     string
+	Workspace string
+	Count     int // instances that it should have
+	Priority  int
+	Ask       inventory.Ask // of an instance
 }
 
 // Phase is how far a request has come.

@@ -7,7 +7,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/drover-ml/drover/orchestrator/admission"
 	"github.com/drover-ml/drover/orchestrator/inventory"
+	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/queue"
 )
 
@@ -323,6 +325,66 @@ func TestConsolidation(t *testing.T) {
 		w.settle()
 		if len(w.devices("whole", 1)) != 2 || len(w.devices(mover, 2)) != 1 {
 			t.Errorf("whole has %v, and %s goes on with %v", w.devices("whole", 1), mover, w.devices(mover, 2))
+		}
+	})
+}
+
+// A node with an endpoint's instance is lost while training has all the rest: the
+// queue makes room for another instance, keeps it until Nomad has placed it, and
+// forgets it then. Growing an endpoint is the same.
+func TestMissingInstances(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 2)
+		defer w.stop()
+		instance := func(id, node, device string) inventory.Alloc {
+			a := foreign(id, node, device)
+			a.JobID, a.Meta = "drover-endpoint-x", map[string]string{jobspec.MetaWorkspace: "default", jobspec.MetaEndpoint: "x"}
+			return a
+		}
+		w.cluster.change(func() {
+			w.cluster.services = []admission.Service{{JobID: "drover-endpoint-x", Workspace: "default", Count: 1, Ask: wants("", 1).Ask}}
+			w.cluster.allocs = []inventory.Alloc{instance("i1", "n1", "n1-gpu0")}
+		})
+		w.settle()
+		w.Ask(wants("a", 1, preemptible))
+		w.Ask(wants("b", 1, preemptible))
+		w.settle()
+		if len(w.evicted) > 0 {
+			t.Fatalf("%v were told to leave while the endpoint is whole", w.evicted)
+		}
+		w.cluster.change(func() { w.cluster.nodes[0].Eligible, w.cluster.allocs = false, nil })
+		w.settle()
+		if len(w.evicted) != 1 {
+			t.Fatalf("%v were told to leave, want one of a and b", w.evicted)
+		}
+		left := queue.JobID("a")
+		if w.evicted["b#1"] != "" {
+			left = "b"
+		}
+		device := w.devices(left, 1)[0]
+		w.Ended(left, 1, true)
+		w.Ask(wants(left, 1, preemptible, attempt(2)))
+		w.settle()
+		if w.grant(left, 2) != nil {
+			t.Fatal("the room was given back to who has left")
+		}
+		w.cluster.change(func() { w.cluster.allocs = []inventory.Alloc{instance("i2", "n2", device)} })
+		w.settle()
+		v, err := w.Queue(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		states := map[queue.JobID]string{}
+		for _, e := range v.Entries {
+			states[e.Task] = e.State
+		}
+		if len(states) != 3 || states["alloc/i2"] != "foreign" || states[left] != "waiting" {
+			t.Errorf("the queue has %v", states)
+		}
+		w.cluster.change(func() { w.cluster.services, w.cluster.allocs = nil, nil }) // it was deleted
+		w.settle()
+		if w.grant(left, 2) == nil {
+			t.Error("who has left does not go on once the endpoint is gone")
 		}
 	})
 }

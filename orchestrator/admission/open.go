@@ -16,14 +16,15 @@ import (
 
 // cluster is what the cluster has told.
 type cluster struct {
-	nodes  []inventory.Node
-	allocs []inventory.Alloc
-	byID   map[queue.NodeID]*inventory.Node
-	fleet  *inventory.Fleet // of the last opening; knows no jobs
+	nodes    []inventory.Node
+	allocs   []inventory.Alloc
+	services []Service
+	byID     map[queue.NodeID]*inventory.Node
+	fleet    *inventory.Fleet // of the last opening; knows no jobs
 }
 
-func newCluster(nodes []inventory.Node, allocs []inventory.Alloc) *cluster {
-	c := &cluster{nodes: nodes, allocs: allocs, byID: make(map[queue.NodeID]*inventory.Node, len(nodes))}
+func newCluster(nodes []inventory.Node, allocs []inventory.Alloc, services []Service) *cluster {
+	c := &cluster{nodes: nodes, allocs: allocs, services: services, byID: make(map[queue.NodeID]*inventory.Node, len(nodes))}
 	for i := range nodes {
 		c.byID[nodes[i].ID] = &nodes[i]
 	}
@@ -31,7 +32,7 @@ func newCluster(nodes []inventory.Node, allocs []inventory.Alloc) *cluster {
 }
 
 func (c *cluster) equal(d *cluster) bool {
-	return reflect.DeepEqual(c.nodes, d.nodes) && reflect.DeepEqual(c.allocs, d.allocs)
+	return reflect.DeepEqual(c.nodes, d.nodes) && reflect.DeepEqual(c.allocs, d.allocs) && reflect.DeepEqual(c.services, d.services)
 }
 
 // has reports whether a job holds anything.
@@ -81,6 +82,7 @@ func (s *Scheduler) open(ctx context.Context, now time.Time) error {
 	if s.state != nil {
 		s.memory.Claims, s.memory.Promises, s.memory.Served = s.state.Memory()
 	}
+	s.instances(now)
 	o := opening{s: s, d: d, fleet: fleet, now: now, options: map[string]option{}, parked: map[queue.JobID]string{}}
 	snap, err := o.snapshot(ctx, s.rows)
 	if err != nil {
@@ -137,7 +139,9 @@ func (o *opening) snapshot(ctx context.Context, rows map[queue.JobID]*Row) (queu
 				waiting[id] = true
 			}
 		case Admitted, Leaving, Observed:
-			ours[r.NomadJob] = true
+			if r.NomadJob != "" {
+				ours[r.NomadJob] = true
+			}
 			o.seen[r.Workspace] = true
 			o.snap.Running = append(o.snap.Running, queue.Running{Job: r.Job, Run: *r.Run})
 		}

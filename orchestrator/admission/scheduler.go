@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/drover-ml/drover/orchestrator/inventory"
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/queue"
 	"github.com/drover-ml/drover/orchestrator/workspace"
@@ -64,9 +63,9 @@ type Scheduler struct {
 	charged time.Time            // when all were last
 	// consolidated is when it was last looked whether others could move.
 	consolidated time.Time
-	waits   map[queue.JobID]told
-	parked  map[queue.JobID]string // why a waiting row is not in the state
-	state   *queue.State
+	waits        map[queue.JobID]told
+	parked       map[queue.JobID]string // why a waiting row is not in the state
+	state        *queue.State
 	// definitions are those that the state was made with.
 	definitions workspace.Definitions
 	cluster     *cluster // nil until it was asked once
@@ -613,7 +612,7 @@ func (s *Scheduler) refresh(ctx context.Context) {
 		case <-t.C:
 		case <-s.stale:
 		}
-		nodes, allocs, err := s.config.Cluster.Inventory(ctx)
+		c, err := s.askCluster(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
@@ -627,7 +626,7 @@ func (s *Scheduler) refresh(ctx context.Context) {
 			continue
 		}
 		failures = 0
-		s.tell(func() { s.takeIn(nodes, allocs) })
+		s.tell(func() { s.takeIn(c) })
 		settle := time.NewTimer(s.config.Settle)
 		select {
 		case <-ctx.Done():
@@ -638,9 +637,22 @@ func (s *Scheduler) refresh(ctx context.Context) {
 	}
 }
 
+// askCluster asks for all that the cluster has. Services come first: an instance
+// of a service that is known is among the allocations.
+func (s *Scheduler) askCluster(ctx context.Context) (*cluster, error) {
+	services, err := s.config.Cluster.Services(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nodes, allocs, err := s.config.Cluster.Inventory(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return newCluster(nodes, allocs, services), nil
+}
+
 // takeIn takes in what the cluster has.
-func (s *Scheduler) takeIn(nodes []inventory.Node, allocs []inventory.Alloc) {
-	c := newCluster(nodes, allocs)
+func (s *Scheduler) takeIn(c *cluster) {
 	for _, r := range s.rows {
 		if r.Phase == Observed {
 			s.forget(r)

@@ -72,7 +72,7 @@ func (s *Scheduler) suppose(ctx context.Context, sup Supposition, f *frozen) err
 		return problem.New(problem.Invalid, "supposing: %w", err)
 	}
 	state.Plan(f.at)
-	supposed := &Scheduler{rows: rows, state: state, cluster: newCluster(nodes, nil), definitions: d}
+	supposed := &Scheduler{rows: rows, state: state, cluster: newCluster(nodes, nil, nil), definitions: d}
 	f.snap, f.places, f.names = state.Snapshot(), fleet, supposed.cluster.nodeNames
 	f.view = supposed.view(f.snap, f.at)
 	for i := range f.view.Entries {

@@ -18,7 +18,6 @@ import (
 
 	"github.com/drover-ml/drover/orchestrator/admission"
 	"github.com/drover-ml/drover/orchestrator/inventory"
-	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/queue"
 	"github.com/drover-ml/drover/orchestrator/workspace"
@@ -208,16 +207,23 @@ func (m *memoryStore) SaveQueue(_ context.Context, c admission.Change) error {
 
 // fakeCluster is what a test says.
 type fakeCluster struct {
-	mu      sync.Mutex
-	nodes   []inventory.Node
-	allocs  []inventory.Alloc
-	changed chan struct{}
+	mu       sync.Mutex
+	nodes    []inventory.Node
+	allocs   []inventory.Alloc
+	services []admission.Service
+	changed  chan struct{}
 }
 
 func (c *fakeCluster) Inventory(context.Context) ([]inventory.Node, []inventory.Alloc, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.nodes), slices.Clone(c.allocs), nil
+}
+
+func (c *fakeCluster) Services(context.Context) ([]admission.Service, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.services), nil
 }
 
 func (c *fakeCluster) Changes(ctx context.Context, ring func()) error {
@@ -286,5 +292,3 @@ func foreign(id, node string, devices ...string) inventory.Alloc {
 		Devices: []inventory.Devices{{Vendor: "nvidia", Type: "gpu", Name: "A100", IDs: devices}},
 	}
 }
-
-var _ = jobspec.MetaWorkspace

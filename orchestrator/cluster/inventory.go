@@ -22,6 +22,8 @@ type Inventory struct {
 	mu    sync.Mutex
 	nodes map[string]known
 	metas map[string]map[string]string // of endpoints' jobs, by ID
+	// services are endpoints' jobs, by namespace and ID.
+	services map[string]service
 }
 
 type known struct {

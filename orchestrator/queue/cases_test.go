@@ -210,7 +210,9 @@ func TestHoldersAreCounted(t *testing.T) {
 // own of the training beside it, and no more; training takes nothing back.
 func TestProtectedQueueTakesItsOwn(t *testing.T) {
 	one := queue.Resources{"gpu": queue.One}
-	quota := func(n queue.Amount) map[queue.Flavor]queue.Quota { return map[queue.Flavor]queue.Quota{"gpu": {Nominal: n * queue.One}} }
+	quota := func(n queue.Amount) map[queue.Flavor]queue.Quota {
+		return map[queue.Flavor]queue.Quota{"gpu": {Nominal: n * queue.One}}
+	}
 	snap := queue.Snapshot{
 		Cohorts: []queue.Cohort{{Name: "w"}},
 		Queues: []queue.Queue{

@@ -23,6 +23,8 @@ func (r room) Inventory(context.Context) ([]inventory.Node, []inventory.Alloc, e
 	}}, nil, nil
 }
 
+func (room) Services(context.Context) ([]admission.Service, error) { return nil, nil }
+
 func (room) Changes(ctx context.Context, _ func()) error {
 	<-ctx.Done()
 	return ctx.Err()
