@@ -25,6 +25,7 @@ type node struct {
 	cpuMHz      int64
 	memoryMiB   int64
 	cores       int
+	maxAllocs   int      // 0: any number
 	perCore     int64    // MHz
 	devices     []string // IDs, group by group
 	healthy     mask
@@ -80,7 +81,7 @@ func (e *estate) newNode(n *Node, flavors []Flavor, known map[string]*class) (no
 		return node{}, fmt.Errorf("%d cores", n.Cores)
 	}
 	r := node{
-		id: n.ID, name: n.Name, eligible: n.Eligible, cpuMHz: n.CPUMHz, memoryMiB: n.MemoryMiB, cores: n.Cores,
+		id: n.ID, name: n.Name, eligible: n.Eligible, cpuMHz: n.CPUMHz, memoryMiB: n.MemoryMiB, cores: n.Cores, maxAllocs: n.MaxAllocs,
 		unread: n.Unread, rack: named(n.Meta, "rack"), block: named(n.Meta, "block"),
 	}
 	if n.Cores > 0 {

@@ -130,6 +130,21 @@ func TestOverfullNode(t *testing.T) {
 	}
 }
 
+func TestNodeTakesSoManyAllocations(t *testing.T) {
+	f := fleet(t, gpuNode("a", 8, func(n *inventory.Node) { n.MaxAllocs = 3 }))
+	r := f.Foreign(inventory.Alloc{ID: "x", NodeID: "a"})
+	f.Take(&r.Job, 0, r.Run.Place)
+	if n := free(t, f); n != 2 {
+		t.Errorf("room for %d more, want 2", n)
+	}
+	for range 2 {
+		f.Take(&r.Job, 0, r.Run.Place)
+	}
+	if got, want := f.Why(inventory.Ask{}), "1 node: 1 with as many allocations as may be"; got != want {
+		t.Errorf("why: %s, want %s", got, want)
+	}
+}
+
 // TestPlacesThatTakeNothingNew still count what runs there.
 func TestPlacesThatTakeNothingNew(t *testing.T) {
 	f := fleet(t, gpuNode("a", 2), gpuNode("b", 2))

@@ -29,6 +29,7 @@ type Node struct {
 	CPUMHz    int64   `json:"cpu_mhz"`
 	Cores     int     `json:"cores,omitempty"`
 	MemoryMiB int64   `json:"memory_mib"`
+	MaxAllocs int     `json:"max_allocs,omitempty"` // at a time; 0: any number
 	Groups    []Group `json:"groups,omitempty"`
 	// Wiring is how the GPUs are connected; nil if nobody told.
 	Wiring *topology.Published `json:"wiring,omitempty"`
@@ -83,7 +84,7 @@ const topologyAttribute = "topology"
 func FromNomad(n *api.Node) Node {
 	node := Node{
 		ID: queue.NodeID(n.ID), Name: n.Name, Pool: n.NodePool, Class: n.NodeClass, Datacenter: n.Datacenter,
-		Attributes: n.Attributes, Meta: n.Meta,
+		Attributes: n.Attributes, Meta: n.Meta, MaxAllocs: n.NodeMaxAllocs,
 		Eligible: n.Status == api.NodeStatusReady && !n.Drain && n.DrainStrategy == nil &&
 			n.SchedulingEligibility != api.NodeSchedulingIneligible,
 	}

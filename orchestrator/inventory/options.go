@@ -244,6 +244,8 @@ func (f *Fleet) verdict(n *node, r *room, a Ask) string {
 func (n *node) short(r *room, a *Ask, how string) string {
 	only := func(part Ask) bool { return n.plainFit(r, &part) > 0 }
 	switch {
+	case !only(Ask{}):
+		return "with as many allocations as may be"
 	case !only(Ask{CPUMHz: a.CPUMHz}):
 		return how + " CPU"
 	case !only(Ask{Cores: a.Cores}):

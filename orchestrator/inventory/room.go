@@ -12,13 +12,16 @@ import (
 type room struct {
 	cpuMHz, memoryMiB int64 // negative: more is held than there is
 	cores             int
+	allocs            int   // that are there
 	free              mask  // devices that nobody holds, healthy or not
 	over              []int // devices with several holders, once for each further one
+	word              [1]uint64
 }
 
+// clone is a copy, in one piece for a node of up to 64 devices.
 func (r *room) clone() *room {
 	c := *r
-	c.free, c.over = slices.Clone(r.free), slices.Clone(r.over)
+	c.free, c.over = append(c.word[:0], r.free...), slices.Clone(r.over)
 	return &c
 }
 
@@ -28,6 +31,7 @@ func (n *node) hold(r *room, a *Ask, s queue.Spot, sign int) {
 	r.cpuMHz -= members * (a.CPUMHz + int64(a.Cores)*n.perCore)
 	r.cores -= int(members) * a.Cores
 	r.memoryMiB -= members * a.MemoryMiB
+	r.allocs += int(members)
 	for _, id := range s.Devices {
 		at := slices.Index(n.devices, id)
 		if at < 0 {
@@ -50,7 +54,7 @@ func (n *node) hold(r *room, a *Ask, s queue.Spot, sign int) {
 // maxFit bounds how many members are said to fit on a node.
 const maxFit = math.MaxInt16
 
-// plainFit is how many members fit by CPU, cores and memory.
+// plainFit is how many members fit by CPU, cores, memory and number.
 func (n *node) plainFit(r *room, a *Ask) int {
 	fit := int64(maxFit)
 	if mhz := a.CPUMHz + int64(a.Cores)*n.perCore; mhz > 0 {
@@ -61,6 +65,9 @@ func (n *node) plainFit(r *room, a *Ask) int {
 	}
 	if a.MemoryMiB > 0 {
 		fit = min(fit, r.memoryMiB/a.MemoryMiB)
+	}
+	if n.maxAllocs > 0 {
+		fit = min(fit, int64(n.maxAllocs-r.allocs))
 	}
 	return int(max(0, fit))
 }
