@@ -96,6 +96,7 @@ func (s *Scheduler) open(ctx context.Context, now time.Time) error {
 		s.rows[j.ID].Job = j
 	}
 	s.definitions, s.cluster.fleet, s.state, s.parked, s.next, s.reopen = d, fleet, state, o.parked, o.next, false
+	s.others = o.others
 	return nil
 }
 
@@ -111,6 +112,13 @@ type opening struct {
 	seen    map[string]bool // workspaces
 	snap    queue.Snapshot
 	next    time.Time
+	others  []other
+}
+
+// other is work that no row is of.
+type other struct {
+	queue.Running
+	workspace string
 }
 
 // option is what a shape is charged, or why it fits nowhere.
@@ -233,7 +241,12 @@ func (o *opening) foreign(a inventory.Alloc) {
 	}
 	o.seen[ws] = true
 	r := o.fleet.Foreign(a)
-	r.ID, r.Submitted, r.Run.Started = "alloc/"+r.ID, o.now, o.now
+	since := a.Created
+	if since.IsZero() {
+		since = o.now
+	}
+	r.ID, r.Submitted, r.Run.Started = "alloc/"+r.ID, since, since
+	o.others = append(o.others, other{r, ws})
 	r.Queue = o.d.QueueFor(ws, a.Meta[jobspec.MetaEndpoint] != "")
 	o.snap.Running = append(o.snap.Running, r)
 }

@@ -61,6 +61,8 @@ type Scheduler struct {
 	outbox  []func()             // to be told once that is stored
 	charges []workspace.Charge   // to be counted
 	charged time.Time            // when all were last
+	// others are what holds something and is of no row, as of the last opening.
+	others []other
 	// consolidated is when it was last looked whether others could move.
 	consolidated time.Time
 	waits        map[queue.JobID]told
@@ -146,7 +148,7 @@ const chargeEvery = 15 * time.Second
 
 // charge counts what a row has used so far.
 func (s *Scheduler) charge(r *Row, now time.Time) {
-	if r.Run == nil {
+	if r.Run == nil || r.Serving { // instances are charged as they are found
 		return
 	}
 	for f, a := range r.Job.Option(r.Run.Option) {
@@ -165,6 +167,11 @@ func (s *Scheduler) chargeAll(now time.Time) {
 	s.charged = now
 	for _, r := range s.rows {
 		s.charge(r, now)
+	}
+	for _, o := range s.others {
+		for f, a := range o.Each {
+			s.charges = append(s.charges, workspace.Charge{Job: o.ID, Attempt: 1, Workspace: o.workspace, Flavor: f, Amount: a, From: o.Run.Started, To: now})
+		}
 	}
 	for _, w := range s.definitions.Workspaces {
 		if w.Budget != nil && len(s.charges) > 0 {

@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"slices"
+	"time"
 
 	"github.com/hashicorp/nomad/api"
 
@@ -67,6 +68,7 @@ type Alloc struct {
 	MemoryMiB int64             `json:"memory_mib"`
 	Devices   []Devices         `json:"devices,omitempty"`
 	Meta      map[string]string `json:"meta,omitempty"` // of its job
+	Created   time.Time         `json:"created,omitzero"`
 }
 
 // Devices are some devices of a group.
@@ -137,7 +139,7 @@ func (n *Node) addGroup(g *api.NodeDeviceResource) {
 // AllocFromNomad is what an allocation holds; false: nothing, for it has ended.
 // One that was told to stop holds all until it has.
 func AllocFromNomad(a *api.Allocation) (Alloc, bool) {
-	alloc := Alloc{ID: a.ID, JobID: a.JobID, Namespace: a.Namespace, NodeID: queue.NodeID(a.NodeID)}
+	alloc := Alloc{ID: a.ID, JobID: a.JobID, Namespace: a.Namespace, NodeID: queue.NodeID(a.NodeID), Created: created(a.CreateTime)}
 	if a.Job != nil {
 		alloc.Meta = a.Job.Meta
 	}
@@ -147,8 +149,16 @@ func AllocFromNomad(a *api.Allocation) (Alloc, bool) {
 // AllocFromStub is AllocFromNomad of an entry of a list that was asked for with
 // resources. It has no Meta.
 func AllocFromStub(a *api.AllocationListStub) (Alloc, bool) {
-	alloc := Alloc{ID: a.ID, JobID: a.JobID, Namespace: a.Namespace, NodeID: queue.NodeID(a.NodeID)}
+	alloc := Alloc{ID: a.ID, JobID: a.JobID, Namespace: a.Namespace, NodeID: queue.NodeID(a.NodeID), Created: created(a.CreateTime)}
 	return alloc.holding(a.ClientStatus, a.AllocatedResources)
+}
+
+// created is when an allocation was, which Nomad tells in nanoseconds.
+func created(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns).UTC()
 }
 
 func (a Alloc) holding(status string, r *api.AllocatedResources) (Alloc, bool) {
