@@ -35,9 +35,9 @@ func (a *app) simulateCmd() *cobra.Command {
 		Use:   "simulate",
 		Short: "Replay a trace of jobs on a cluster, in virtual time",
 		Long: `Replay a trace of jobs on a cluster, in virtual time: how long jobs wait, how full
-and how fragmented the GPUs are, and what each workspace gets. The queue and the
-placement that decide are those that decide on real jobs. Neither a server nor a
-cluster is asked.
+and how fragmented the GPUs are, and what each workspace gets. The queue that
+decides is the one that decides on real jobs; where they go is up to a policy of
+drover simulate placement. Neither a server nor a cluster is asked.
 
 Files are CSV with a header, plain or gzipped.
 
