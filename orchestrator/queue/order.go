@@ -47,7 +47,7 @@ func (p *pass) first(a, b *entry) bool {
 	return older(a, b) < 0
 }
 
-func (p *pass) late(e *entry) bool { return p.now.Sub(e.Submitted) >= p.policy.Patience }
+func (p *pass) late(e *entry) bool { return !e.Submitted.After(p.lateSince) }
 
 func (p *pass) priority(e *entry) int {
 	if p.policy.Aging == 0 {
@@ -61,20 +61,35 @@ func (p *pass) rankOf(i int, head *entry) rank {
 	if head == nil {
 		return rank{}
 	}
-	t := p.tree
-	n := &t.nodes[i]
 	r := rank{head: head, late: p.late(head)}
 	r.borrows = true
 	for _, o := range head.options {
 		r.borrows = r.borrows && !p.ledger.within(head, o, i)
 	}
-	for f := range t.flavors {
-		if all := t.nodes[n.root].total[f]; all > 0 {
-			at := t.at(i, f)
-			r.share = max(r.share, (float64(p.ledger.usage[at])+p.mean(at, p.now))/float64(all)/n.weight)
+	r.share = p.shareOf(i)
+	return r
+}
+
+// share is a node's dominant share by its weight after so many starts.
+type share struct {
+	of    float64
+	after int
+}
+
+func (p *pass) shareOf(i int) float64 {
+	s := &p.order.shares[i]
+	if s.after == len(p.started)+1 {
+		return s.of
+	}
+	*s = share{0, len(p.started) + 1}
+	n := &p.tree.nodes[i]
+	for f, all := range p.tree.nodes[n.root].total {
+		if all > 0 {
+			at := p.tree.at(i, f)
+			s.of = max(s.of, (float64(p.ledger.usage[at])+p.mean(at, p.now))/float64(all)/n.weight)
 		}
 	}
-	return r
+	return s.of
 }
 
 // A heap keeps its first element first. Only the first ever changes.
@@ -105,13 +120,14 @@ func sink[T any](h []T, i int, before func(a, b T) bool) {
 // queue.
 type order struct {
 	ranks    []rank
+	shares   []share
 	children [][]int // by cohort; the last is the roots
 	kinds    [][]*kind
 }
 
 func (p *pass) startOrder() {
 	t := p.tree
-	p.order = order{make([]rank, len(t.nodes)), make([][]int, len(t.nodes)+1), make([][]*kind, len(t.nodes))}
+	p.order = order{make([]rank, len(t.nodes)), make([]share, len(t.nodes)), make([][]int, len(t.nodes)+1), make([][]*kind, len(t.nodes))}
 	for _, i := range t.roots {
 		p.startNode(i)
 		p.arrange(i)

@@ -57,12 +57,14 @@ func Decide(snap Snapshot, places Places, now time.Time) (Plan, error) {
 // and given back at its end.
 type pass struct {
 	*State
-	now     time.Time
-	plan    Plan
-	order   order
-	started []hold
-	gone    map[*entry]bool // asked to leave by this plan
-	applied bool
+	now time.Time
+	// lateSince is when a job was submitted that has waited for the policy's patience.
+	lateSince time.Time
+	plan      Plan
+	order     order
+	started   []hold
+	gone      map[*entry]bool // asked to leave by this plan
+	applied   bool
 
 	// What is reserved.
 	after    *shadow // nil: nobody leaves, and there is no claim
@@ -87,7 +89,7 @@ type pass struct {
 }
 
 func (s *State) newPass(now time.Time) *pass {
-	return &pass{State: s, now: now, gone: map[*entry]bool{},
+	return &pass{State: s, now: now, lateSince: now.Add(-s.policy.Patience), gone: map[*entry]bool{},
 		reserved: map[int]*shadow{}, walks: map[int]int{}, decidedFirst: map[*entry]bool{}, due: map[*need]bool{},
 		reasons: map[*entry]Reason{},
 		found:   map[ask]found{}, vainly: map[int]bool{}, inVain: map[needKey]bool{}, evictable: map[int]bool{}}
