@@ -16,7 +16,7 @@ const module = "github.com/drover-ml/drover/"
 
 // pure packages take values and return values.
 var pure = []string{
-	"orchestrator/pipeline", "orchestrator/jobspec", "orchestrator/gate", "orchestrator/failover", "orchestrator/queue", "orchestrator/placement", "orchestrator/inventory", "orchestrator/trace", "devcluster/scheduler",
+	"orchestrator/pipeline", "orchestrator/jobspec", "orchestrator/gate", "orchestrator/failover", "orchestrator/queue", "orchestrator/placement", "orchestrator/inventory", "orchestrator/trace", "orchestrator/simulate", "devcluster/scheduler",
 	"device-plugin/gpu", "device-plugin/mig", "device-plugin/health", "device-plugin/sharing",
 	"internal/topology", "internal/devicematch",
 }
