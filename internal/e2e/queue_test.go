@@ -201,6 +201,47 @@ func TestEviction(t *testing.T) {
 	})
 }
 
+// A gang of high priority makes a trainer leave, and nobody more than it needs; the
+// trainer goes on from its checkpoint when the gang has ended.
+func TestGangEvictsATrainer(t *testing.T) {
+	onEach(t, func(t *testing.T, c lab.Cluster) {
+		p := lab.NewPlatform(t, c, bin, c.Addr())
+		low, task, lowMarks := work(t, p, "default", "long=true", "gpus=8", "priority=40")
+		other, _, otherMarks := work(t, p, "default", "long=true", "gpus=4", "priority=45")
+		holding(t, p, low, other)
+		lab.Eventually(t, "low has come some way", func() string {
+			if n := p.Node(low, "step.work"); n.Progress == nil || n.Progress.Step < 12 {
+				return fmt.Sprint(n.Phase)
+			}
+			return ""
+		})
+		id, marks := gang(t, p, "priority=80")
+		p.Succeeded(id)
+		if got := ranksOf(t, marks, " sum=3"); !slices.Equal(got, []int{1, 1, 1}) {
+			t.Errorf("ranks met %v times, want once each", got)
+		}
+		lab.Eventually(t, "low goes on", func() string {
+			if len(starts(t, lowMarks, "step.work")) < 2 {
+				return "it has not: " + p.Node(low, "step.work").Reason
+			}
+			return ""
+		})
+		if line := starts(t, lowMarks, "step.work")[1]; strings.Contains(line, "from=0 ") {
+			t.Errorf("low begins anew: %s", line)
+		}
+		if a := p.Node(low, "step.work").Attempts[0]; !a.Evicted || !strings.Contains(a.Reason, string(id)) {
+			t.Errorf("%s left as %+v", task, a)
+		}
+		letGo(t, lowMarks)
+		letGo(t, otherMarks)
+		p.Succeeded(low)
+		p.Succeeded(other)
+		if n := len(starts(t, otherMarks, "step.work")); n != 1 {
+			t.Errorf("the other trainer was started %d times, want once", n)
+		}
+	})
+}
+
 // Somebody takes, behind the queue's back, the GPUs that a task was sent to: it goes
 // back, and starts once they are free. GPUs that others hold are not given out.
 func TestGPUsTakenByOthers(t *testing.T) {

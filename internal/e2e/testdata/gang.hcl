@@ -12,6 +12,11 @@ variable "fails" {
   description = "The rank that fails in the first attempt."
 }
 
+variable "priority" {
+  type    = number
+  default = 50
+}
+
 dataset "drover" { path = "../../../python/src" }
 
 step "train" {
@@ -19,6 +24,8 @@ step "train" {
   command = ["python3", "gang.py"]
   env     = { MARKS = var.marks }
   params  = { fails = var.fails }
+
+  priority = var.priority
   input "drover" { from = dataset.drover }
   output "sum" {}
   retry { attempts = 1 }
