@@ -279,6 +279,58 @@ func TestGPUsTakenByOthers(t *testing.T) {
 	})
 }
 
+// A node is drained behind the orchestrator's back: its task goes on elsewhere from
+// its checkpoint, and nothing is sent to the node while it takes no work.
+func TestDrainedNode(t *testing.T) {
+	onEach(t, func(t *testing.T, c lab.Cluster) {
+		p := lab.NewPlatform(t, c, bin, c.Addr())
+		id, _, marks := work(t, p, "default", "long=true", "gpus=2")
+		holding(t, p, id)
+		lab.Eventually(t, "it has come some way", func() string {
+			if n := p.Node(id, "step.work"); n.Progress == nil || n.Progress.Step < 12 {
+				return fmt.Sprint(n.Phase)
+			}
+			return ""
+		})
+		alloc, _, err := c.Client().Allocations().Info(p.Node(id, "step.work").Attempts[0].AllocID, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Client().Nodes().UpdateDrain(alloc.NodeID, &api.DrainSpec{Deadline: time.Minute}, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		lab.Eventually(t, "it goes on", func() string {
+			if n := p.Node(id, "step.work"); n.Phase != run.Running || len(starts(t, marks, "step.work")) < 2 {
+				return fmt.Sprint(n.Phase, " ", n.Reason)
+			}
+			return ""
+		})
+		n := p.Node(id, "step.work")
+		last := n.Attempts[len(n.Attempts)-1]
+		if last.NodeName == alloc.NodeName || last.ResumedFrom == nil {
+			t.Errorf("it goes on on %s from %v, after %s was drained", last.NodeName, last.ResumedFrom, alloc.NodeName)
+		}
+		all, _, fullMarks := work(t, p, "default", "long=true", "gpus=8")
+		lab.Eventually(t, "what needs a whole node waits", func() string {
+			if n := p.Node(all, "step.work"); n.Reason == "" {
+				return fmt.Sprint(n.Phase)
+			}
+			return ""
+		})
+		if _, err := c.Client().Nodes().UpdateDrain(alloc.NodeID, nil, true, nil); err != nil {
+			t.Fatal(err)
+		}
+		holding(t, p, all)
+		letGo(t, marks)
+		letGo(t, fullMarks)
+		p.Succeeded(id)
+		p.Succeeded(all)
+		if n := len(starts(t, marks, "step.work")); n != 2 {
+			t.Errorf("it was started %d times, want twice", n)
+		}
+	})
+}
+
 // foreignJob holds GPUs on so many nodes.
 func foreignJob(id string, gpus uint64, count int) *api.Job {
 	task := api.NewTask("hold", "ml")
