@@ -36,6 +36,6 @@ func (c *Cluster) Remove(node int) error {
 // weigh computes anew what depends on all nodes, and drops the scores that went by
 // it.
 func (c *Cluster) weigh() {
-	c.mix = c.newMix(c.expect)
+	c.mix = c.newMix(c.expect, c.mix.prices)
 	clear(c.shapes)
 }

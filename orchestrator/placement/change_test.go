@@ -53,7 +53,9 @@ func TestChangedNodes(t *testing.T) {
 						left, at = append(left, n), append(at, i)
 					}
 				}
-				fresh := mustNew(t, left, config)
+				fresh := mustNew(t, left, Config{Policy: config.Policy})
+				fresh.expect = mix // whose prices are known
+				fresh.mix = fresh.newMix(mix, c.mix.prices)
 				for _, h := range all {
 					for i, node := range at {
 						if node == h.place.Node {

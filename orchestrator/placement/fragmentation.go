@@ -24,8 +24,9 @@ type expected struct {
 // commonest shapes, as in the published experiment.
 const commonPart = 0.95
 
-// newMix counts the shapes of tasks and keeps the commonest.
-func (c *Cluster) newMix(tasks []Task) *mix {
+// newMix counts the shapes of tasks and keeps the commonest. Prices are solved for
+// unless they are known: they depend on tasks alone.
+func (c *Cluster) newMix(tasks []Task, known *prices) *mix {
 	count := map[expected]int{}
 	for _, t := range tasks {
 		count[expected{cpu: t.CPUMilli, gpus: t.GPUs, share: t.ShareMilli, models: c.accepted(t)}]++
@@ -47,7 +48,9 @@ func (c *Cluster) newMix(tasks []Task) *mix {
 	for i := range m.shapes {
 		m.shapes[i].part /= sum
 	}
-	m.prices = newPrices(m.shapes)
+	if m.prices = known; known == nil {
+		m.prices = newPrices(m.shapes)
+	}
 	m.pressure = newPressure(m.shapes, c.nodes, len(c.models))
 	return m
 }

@@ -173,7 +173,7 @@ func New(nodes []Node, c Config) (*Cluster, error) {
 		}
 	}
 	cl.expect = c.Mix
-	cl.mix = cl.newMix(c.Mix)
+	cl.mix = cl.newMix(c.Mix, nil)
 	p, ok := policies[cmp.Or(c.Policy, DefaultPolicy)]
 	if !ok {
 		return nil, fmt.Errorf("no placement policy is named %q; there are %s", c.Policy, strings.Join(Policies(), ", "))
