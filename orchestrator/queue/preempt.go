@@ -257,30 +257,32 @@ func (p *pass) cover(e *entry, o *option, all []*entry, cost func(*entry) float6
 		// Among equals: the lowest priority, then the latest.
 		return cmp.Or(cmp.Compare(a.cost, b.cost), cmp.Compare(a.Priority, b.Priority), older(b.entry, a.entry))
 	})
-	fits := false
-	foreign := 0 // of other queues
-	for _, one := range order {
-		v := one.entry
-		if v.node != e.node && !p.reclaims(l, e, o, v.node) {
-			continue
-		}
-		l.release(v.held())
-		victims = append(victims, v)
-		if v.node != e.node {
-			foreign++
-		}
-		if _, n := l.find(e, o, e.Min); n > 0 {
-			fits = true
-			break
-		}
+	fit := func() bool {
+		_, n := l.find(e, o, e.Min)
+		return n > 0
 	}
+	next := func() bool {
+		for len(order) > 0 {
+			v := order[0].entry
+			order = order[1:]
+			if v.node == e.node || p.reclaims(l, e, o, v.node) {
+				l.release(v.held())
+				victims = append(victims, v)
+				return true
+			}
+		}
+		return false
+	}
+	n, fits := fewest(next, func(i int) { l.take(victims[i].held()) }, func(i int) { l.release(victims[i].held()) }, fit)
+	victims = victims[:n]
+	foreign := slices.ContainsFunc(victims, func(v *entry) bool { return v.node != e.node })
 	for i := len(victims) - 1; i >= 0 && fits; i-- {
 		v := victims[i]
-		if v.node == e.node && foreign > 0 {
+		if v.node == e.node && foreign {
 			continue // with it, e might not be within its quota
 		}
 		l.take(v.held())
-		if _, n := l.find(e, o, e.Min); n == 0 {
+		if !fit() {
 			l.release(v.held())
 			continue
 		}

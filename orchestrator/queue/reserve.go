@@ -159,53 +159,72 @@ func (p *pass) reserve(e *entry) *shadow {
 }
 
 // earliest is when e starts at the latest, with one of options, and where. Jobs that
-// have ended by then are gone from l. It looks after 1, 2, 4 and so on ends, and
-// goes back by halves: room and quota only become more.
+// have ended by then are gone from l.
 func (p *pass) earliest(l *ledger, e *entry, options []*option) (h hold, at time.Time, ok bool) {
-	if h, ok = l.first(e, options); ok {
+	fits := func() bool {
+		there, ok := l.first(e, options)
+		if ok {
+			h = there
+		}
+		return ok
+	}
+	if fits() {
 		return h, p.now, true
 	}
 	next := p.endings()
 	var ends []ending
-	gone, before := 0, 0 // before: of so many ends it is known that they are not enough
-	move := func(to int) {
-		for ; gone < to; gone++ {
-			l.release(ends[gone].hold)
-		}
-		for ; gone > to; gone-- {
-			l.take(ends[gone-1].hold)
-		}
-	}
-	for more := true; more && !ok; {
-		for n := 2*before + 1; len(ends) < n; {
-			var one ending
-			if one, more = next(); !more {
-				break
-			}
+	end := func() bool {
+		one, more := next()
+		if more {
 			ends = append(ends, one)
+			l.release(one.hold)
 		}
-		if len(ends) == before {
-			return hold{}, time.Time{}, false
-		}
-		move(len(ends))
-		if h, ok = l.first(e, options); !ok {
-			before = gone
-		}
+		return more
 	}
+	n, ok := fewest(end, func(i int) { l.take(ends[i].hold) }, func(i int) { l.release(ends[i].hold) }, fits)
 	if !ok {
 		return hold{}, time.Time{}, false
 	}
-	enough := gone
-	for before+1 < enough {
-		move((before + enough) / 2)
-		if there, fits := l.first(e, options); fits {
-			h, enough = there, gone
-		} else {
-			before = gone
+	return h, ends[n-1].at, true
+}
+
+// fewest is the least number of steps after which a condition holds that no step
+// ever ends; that many are done at the end. It looks after 1, 3, 7 and so on, and
+// goes back by halves. Step does one more, and is false if there is none; back undoes
+// the i-th and again does it, from 0.
+func fewest(step func() bool, back, again func(i int), holds func() bool) (n int, ok bool) {
+	short := 0 // so many are known not to do
+	for more := true; more && !ok; {
+		for more && n < 2*short+1 {
+			if more = step(); more {
+				n++
+			}
+		}
+		if ok = n > short && holds(); !ok {
+			short = n
 		}
 	}
-	move(enough)
-	return h, ends[enough-1].at, true
+	for done := n; ok; {
+		to := n
+		if short+1 < n {
+			to = (short + n) / 2
+		}
+		for ; done > to; done-- {
+			back(done - 1)
+		}
+		for ; done < to; done++ {
+			again(done)
+		}
+		switch {
+		case to == n:
+			return n, true
+		case holds():
+			n = to
+		default:
+			short = to
+		}
+	}
+	return n, false
 }
 
 // ending is what is given back when a job ends.
