@@ -296,7 +296,7 @@ func TestDrainedNode(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Client().Nodes().UpdateDrain(alloc.NodeID, &api.DrainSpec{Deadline: time.Minute}, false, nil); err != nil {
+		if _, err := c.Client().Nodes().UpdateDrain(alloc.NodeID, &api.DrainSpec{Deadline: 2 * time.Second}, false, nil); err != nil {
 			t.Fatal(err)
 		}
 		lab.Eventually(t, "it goes on", func() string {
