@@ -112,14 +112,8 @@ func throughNomad(ctx context.Context, t lab.T, c lab.Cluster, w workload, round
 
 // runJob registers a job and waits until its one task has completed.
 func runJob(ctx context.Context, client *api.Client, id string, command []string) error {
-	job := api.NewBatchJob(id, id, "global", 50)
-	job.Datacenters = []string{"*"}
-	task := api.NewTask("main", "ml").SetConfig("command", command[0]).SetConfig("args", command[1:])
-	cpu, memory := 20, 32
-	task.Resources = &api.Resources{CPU: &cpu, MemoryMB: &memory}
-	job.AddTaskGroup(api.NewTaskGroup("main", 1).AddTask(task))
-	if _, _, err := client.Jobs().Register(job, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
-		return fmt.Errorf("registering %s: %w", id, err)
+	if err := register(ctx, client, id, command); err != nil {
+		return err
 	}
 	q := (&api.QueryOptions{WaitTime: time.Minute}).WithContext(ctx)
 	for {
@@ -137,6 +131,20 @@ func runJob(ctx context.Context, client *api.Client, id string, command []string
 		}
 		q.WaitIndex = meta.LastIndex
 	}
+}
+
+// register registers a job of one task.
+func register(ctx context.Context, client *api.Client, id string, command []string) error {
+	job := api.NewBatchJob(id, id, "global", 50)
+	job.Datacenters = []string{"*"}
+	task := api.NewTask("main", "ml").SetConfig("command", command[0]).SetConfig("args", command[1:])
+	cpu, memory := 20, 32
+	task.Resources = &api.Resources{CPU: &cpu, MemoryMB: &memory}
+	job.AddTaskGroup(api.NewTaskGroup("main", 1).AddTask(task))
+	if _, _, err := client.Jobs().Register(job, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
+		return fmt.Errorf("registering %s: %w", id, err)
+	}
+	return nil
 }
 
 // throughDrover runs the workload as a pipeline.

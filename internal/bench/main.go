@@ -49,6 +49,7 @@ var benchmarks = []benchmark{
 	{"seal", "a checkpoint of 1 GiB hashed and made durable", benchSeal},
 	{"failover", "a GPU that fails under a training, until the training runs elsewhere", benchFailover},
 	{"queue", "Kueue's published loads in real time with simulated work, and one pass over a long queue", benchQueue},
+	{"throughput", "no-op jobs through the queue with its store, through Slurm and through Nomad", benchThroughput},
 	{"simulate", "traces replayed in virtual time, on one core", benchSimulate},
 	{"gateway", "latency that a proxy adds to one back end, open loop, keep-alive", benchGateway},
 }
@@ -57,6 +58,13 @@ func main() {
 	lab.Main()
 	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], "serve-") {
 		if err := serveChild(os.Args[1], os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) == 3 && os.Args[1] == "pass-flow" {
+		if err := passFlow(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
