@@ -133,6 +133,36 @@ func TestGangIsStartedAnewTogether(t *testing.T) {
 	})
 }
 
+// A member that fails for good ends the others, who wait for it, and the run.
+func TestGangEndsWithItsMember(t *testing.T) {
+	onEach(t, func(t *testing.T, c lab.Cluster) {
+		p := lab.NewPlatform(t, c, bin, c.Addr())
+		id, marks := gang(t, p, "fails=1", "permanent=[3]")
+		if r := p.Ended(id); r.Phase != run.Failed {
+			t.Errorf("the run has %s", r.Phase)
+		}
+		n := p.Node(id, "step.train")
+		if len(n.Attempts) != 1 || !strings.Contains(n.Reason, "rank 1 of 3: it exited with code 3 (3 is permanent") {
+			t.Fatalf("reason %q, attempts %+v", n.Reason, n.Attempts)
+		}
+		for _, a := range ended(t, c, n.Attempts[0].JobID, 3) {
+			if want := a.TaskGroup == "rank-1"; want != (a.ClientStatus == "failed") {
+				t.Errorf("%s is %s:\n%s", a.TaskGroup, a.ClientStatus, taskEvents(a))
+			}
+		}
+		// The others may be stopped before they have said anything.
+		if got := ranksOf(t, marks, " of=3 "); got[1] != 1 || max(got[0], got[2]) > 1 {
+			t.Errorf("ranks were started %v times, want once at most", got)
+		}
+		lab.Eventually(t, "nothing is held", func() string {
+			if e := queued(t, p); len(e) != 0 {
+				return fmt.Sprint(len(e), " entries")
+			}
+			return ""
+		})
+	})
+}
+
 // gangJob is a gang that the queue knows nothing of, pinned to nodes. Each member
 // adds its rank to a file.
 func gangJob(t *testing.T, c lab.Cluster, attempt int, file string, timeout time.Duration, nodes ...string) *api.Job {

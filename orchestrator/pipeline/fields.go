@@ -234,6 +234,29 @@ func (r reader) integer(name string, missing, least, most int64) int64 {
 	return n
 }
 
+// exitCodes reads a list of codes that processes end with when they fail.
+func (r reader) exitCodes(name string) []int {
+	list, at, ok := r.static(name, cty.List(cty.Number))
+	if !ok {
+		return nil
+	}
+	var codes []int
+	for _, v := range list.AsValueSlice() {
+		if v.IsNull() {
+			r.diags = append(r.diags, problem(at, "Invalid exit code", fmt.Sprintf("An element of %s is null.", name)))
+			continue
+		}
+		code, accuracy := v.AsBigFloat().Int64()
+		if accuracy != 0 || code < 1 || code > 255 {
+			r.diags = append(r.diags, problem(at, "Invalid exit code",
+				fmt.Sprintf("A process that fails ends with a code from 1 to 255, not with %s.", numberText(v))))
+			continue
+		}
+		codes = append(codes, int(code))
+	}
+	return codes
+}
+
 func (r reader) float(name string) (float64, hcl.Range, bool) {
 	v, at, ok := r.static(name, cty.Number)
 	if !ok {

@@ -27,8 +27,9 @@ step "train" {
   output "log" { optional = true }
   checkpoint { keep = 5 }
   retry {
-    attempts = 2
-    delay    = "10s"
+    attempts  = 2
+    delay     = "10s"
+    permanent = [2, 64]
   }
   resources {
     cores  = 4
@@ -63,7 +64,7 @@ step "train" {
 			},
 		}},
 		Checkpoint: &pipeline.Checkpoint{Keep: 5},
-		Retry:      pipeline.Retry{Attempts: 2, Delay: 10 * time.Second},
+		Retry:      pipeline.Retry{Attempts: 2, Delay: 10 * time.Second, Permanent: []int{2, 64}},
 		Timeout:    90 * time.Minute,
 		Priority:   70,
 		Scheduling: pipeline.Scheduling{Preemptible: true, RunTime: 90 * time.Minute},

@@ -304,11 +304,12 @@ func (b *nodeBuilder) retry(step *Step) {
 	if block == nil {
 		return
 	}
-	r := b.inner(block, "retry block", fields{attrs: []string{"attempts", "delay"}})
+	r := b.inner(block, "retry block", fields{attrs: []string{"attempts", "delay", "permanent"}})
 	r.required("attempts")
 	step.Retry = Retry{
-		Attempts: int(r.integer("attempts", 0, 0, 100)),
-		Delay:    r.duration("delay", 0, 0),
+		Attempts:  int(r.integer("attempts", 0, 0, 100)),
+		Delay:     r.duration("delay", 0, 0),
+		Permanent: r.exitCodes("permanent"),
 	}
 }
 

@@ -198,6 +198,8 @@ type Checkpoint struct {
 type Retry struct {
 	Attempts int           // further attempts; default 0
 	Delay    time.Duration // default 0
+	// Permanent are exit codes that no further attempt follows.
+	Permanent []int `json:",omitempty"`
 }
 
 // Sweep is a search over parameters; each trial is a task.

@@ -166,6 +166,7 @@ func (a *actor) conclude(at *attempt, o outcome) {
 	if at.Again && o.Phase == Failed {
 		o.Free, at.Moved = true, at.Moved || len(at.Avoid) > 0
 	}
+	a.checkPermanent(at, &o)
 	at.Phase, at.Reason, at.Free = o.Phase, o.Reason, o.Free
 	a.endMove(at)
 	at.ExitCode, at.Signal, at.OOM, at.LogTail = o.ExitCode, o.Signal, o.OOM, o.LogTail
@@ -217,6 +218,18 @@ func (a *actor) storePoints(points []MetricPoint) {
 			}
 		}
 		a.change.metrics = append(a.change.metrics, chunk...)
+	}
+}
+
+// checkPermanent makes a failure final whose exit code says that another attempt
+// would fail, too. What was stopped or ended by the platform has not said that.
+func (a *actor) checkPermanent(at *attempt, o *outcome) {
+	if o.Phase != Failed || o.Free || o.ExitCode == nil || at.Stopping != "" {
+		return
+	}
+	if spec, err := a.spec(at.task); err == nil && slices.Contains(spec.Retry.Permanent, *o.ExitCode) {
+		o.Final = true
+		o.Reason += fmt.Sprintf(" (%d is permanent: it is not tried again)", *o.ExitCode)
 	}
 }
 

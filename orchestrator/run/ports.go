@@ -102,9 +102,6 @@ type AttemptState struct {
 	Attempt
 	Node  pipeline.NodeID
 	Round int
-	// Free attempts take nothing from the retry budget, as those that ended
-	// because a node was lost.
-	Free bool
 	// Registered tells that the cluster has confirmed the job.
 	Registered bool
 	// NotBefore delays the start of an attempt after a failed one.

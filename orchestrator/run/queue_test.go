@@ -129,8 +129,14 @@ step "low" {
 	w.task("step.low", usual)
 	w.cluster.LoseNode(w.get(low).Nodes[0].Attempts[evictions].JobID)
 	r := w.wait(low)
-	if r.Phase != run.Succeeded {
-		t.Errorf("low: %s %s after %d evictions and a lost node", r.Phase, r.Error, evictions)
+	n, evicted := r.Nodes[0], 0
+	for _, a := range n.Attempts {
+		if a.Evicted {
+			evicted++
+		}
+	}
+	if r.Phase != run.Succeeded || evicted != evictions || retries(n) != 0 {
+		t.Errorf("after %d evictions (%d seen) and a lost node, %d retries: %s", evictions, evicted, retries(n), describe(r))
 	}
 }
 

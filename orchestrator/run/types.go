@@ -126,6 +126,8 @@ type Attempt struct {
 	ExitCode *int   `json:"exit_code,omitempty"`
 	Signal   int    `json:"signal,omitempty"`
 	OOM      bool   `json:"oom,omitempty"`
+	// Free failures are the platform's: they take nothing from the retry budget.
+	Free bool `json:"free,omitempty"`
 	// ResumedFrom is the checkpoint's step that the task resumed from.
 	ResumedFrom *int64 `json:"resumed_from,omitempty"`
 	// LogTail is the end of a failed attempt's stderr (else stdout).

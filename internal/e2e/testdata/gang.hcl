@@ -16,6 +16,11 @@ variable "priority" {
   type    = number
   default = 50
 }
+variable "permanent" {
+  type        = list(number)
+  default     = []
+  description = "Exit codes after which there is no other attempt."
+}
 
 dataset "drover" { path = "../../../python/src" }
 
@@ -28,7 +33,10 @@ step "train" {
   priority = var.priority
   input "drover" { from = dataset.drover }
   output "sum" {}
-  retry { attempts = 1 }
+  retry {
+    attempts  = 1
+    permanent = var.permanent
+  }
   gang {
     size    = 3
     timeout = "1m"

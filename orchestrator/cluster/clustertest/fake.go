@@ -4,6 +4,7 @@
 package clustertest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,12 +22,13 @@ import (
 	"github.com/drover-ml/drover/orchestrator/run"
 )
 
-// Task is one start of a job's task.
+// Task is one start of a job's task, or of that of a member of a gang.
 type Task struct {
 	Job      *api.Job
+	Rank     int // in its gang; 0 without one
 	AllocID  string
 	NodeName string
-	Start    int             // 1 for the first allocation of the job, 2 for its replacement ...
+	Start    int             // 1 for the first allocation of the job or member, 2 for its replacement ...
 	Stopped  <-chan struct{} // closed when the task has to end
 	Signals  <-chan string   // what it was sent
 	cluster  *Cluster
@@ -90,8 +92,8 @@ type Cluster struct {
 	log     []event // of the stream
 	changed chan struct{}
 	cut     chan struct{}
-	full    string // why nothing can be placed
-	starts  map[string]int
+	full    string         // why nothing can be placed
+	starts  map[string]int // by job ID, of a gang those of rank 0
 	gpus    []*gpu
 	lists   int            // of the nodes
 	signals map[string]int // by job ID
@@ -155,7 +157,7 @@ func (a *alloc) end() {
 	}
 }
 
-// Starts is how often the task of each job has started.
+// Starts is how often the task of each job has started, of a gang that of rank 0.
 func (c *Cluster) Starts() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -287,24 +289,57 @@ func (c *Cluster) Register(ctx context.Context, spec *api.Job, base uint64) erro
 	})
 }
 
-// place starts an allocation of a job. c.mu is held.
+// missing are the ranks of a job that have no allocation of its version, or one
+// that Nomad has given up.
+func (j *job) missing() []int {
+	var ranks []int
+	for rank := range j.spec.TaskGroups {
+		if !slices.ContainsFunc(j.allocs, func(a *alloc) bool {
+			return a.Rank == rank && a.JobVersion == j.version && a.Desired == "run"
+		}) {
+			ranks = append(ranks, rank)
+		}
+	}
+	return ranks
+}
+
+// place starts what a job lacks, as far as there is room. c.mu is held.
 func (c *Cluster) place(j *job) {
 	id := *j.spec.ID
-	waits := c.waits(j)
-	j.waiting = waits != ""
-	if j.waiting {
-		c.announce(run.Update{JobID: id, Waits: &waits})
-		return
+	j.waiting = false
+	for _, rank := range j.missing() {
+		if waits := c.waits(j, rank); waits != "" {
+			j.waiting = true
+			c.announce(run.Update{JobID: id, Waits: &waits})
+			continue
+		}
+		c.start(j, rank)
+	}
+}
+
+// start starts an allocation of a job. c.mu is held.
+func (c *Cluster) start(j *job, rank int) {
+	id := *j.spec.ID
+	start, name := 1, id
+	if rank == 0 {
+		c.starts[id]++
+		start = c.starts[id]
+	} else {
+		name += "/rank-" + strconv.Itoa(rank)
+		for _, a := range j.allocs {
+			if a.Rank == rank {
+				start++
+			}
+		}
 	}
 	c.index++
-	c.starts[id]++
 	a := &alloc{files: map[string]string{}, done: make(chan struct{}), signals: make(chan string, 16), Alloc: run.Alloc{
-		ID:    fmt.Sprintf("%s/%d", id, c.starts[id]),
-		JobID: id, NodeID: "n" + strconv.Itoa(c.starts[id]), NodeName: "node-" + strconv.Itoa(c.starts[id]),
+		ID:    fmt.Sprintf("%s/%d", name, start),
+		JobID: id, NodeID: "n" + strconv.Itoa(start+rank), NodeName: "node-" + strconv.Itoa(start+rank), Rank: rank,
 		Created: c.index, JobVersion: j.version, Client: "pending", Desired: "run",
 	}}
-	if n := asked(j.spec); n > 0 {
-		for _, g := range c.free(j.spec) {
+	if n := asked(j.spec, rank); n > 0 {
+		for _, g := range c.free(j.spec, rank) {
 			g.holder = a
 			a.NodeID, a.NodeName, a.Devices = g.node, g.node, append(a.Devices, g.device.ID)
 		}
@@ -312,20 +347,36 @@ func (c *Cluster) place(j *job) {
 	j.allocs = append(j.allocs, a)
 	c.allocs[a.ID] = a
 	c.publish(a)
-	t := Task{Job: j.spec, AllocID: a.ID, NodeName: a.NodeName, Start: c.starts[id], Stopped: a.done, Signals: a.signals, cluster: c, alloc: a}
+	t := Task{
+		Job: j.spec, Rank: rank, AllocID: a.ID, NodeName: a.NodeName, Start: start,
+		Stopped: a.done, Signals: a.signals, cluster: c, alloc: a,
+	}
 	c.wg.Go(func() { c.live(j, a, t) })
 }
 
-// waits says why a job cannot be placed: the cluster is full, or the job has a
-// constraint, as no pretend node has attributes.
-func (c *Cluster) waits(j *job) string {
+// waits says why a task of a job cannot be placed: the cluster is full, or the job
+// has a constraint, as no pretend node has attributes.
+func (c *Cluster) waits(j *job, rank int) string {
 	if len(j.spec.Constraints) > 0 {
 		return "1 node filtered by " + j.spec.Constraints[0].LTarget
 	}
-	if n := asked(j.spec); c.full == "" && n > 0 && c.free(j.spec) == nil {
+	if n := asked(j.spec, rank); c.full == "" && n > 0 && c.free(j.spec, rank) == nil {
 		return "1 node exhausted on devices"
 	}
 	return c.full
+}
+
+// waitsAt says why the first of a job's tasks waits that cannot be placed, "" if
+// one could be now.
+func (c *Cluster) waitsAt(j *job) (why string) {
+	for _, rank := range j.missing() {
+		now := c.waits(j, rank)
+		if now == "" {
+			return ""
+		}
+		why = cmp.Or(why, now)
+	}
+	return why
 }
 
 // live is an allocation's life.
@@ -369,7 +420,7 @@ func (c *Cluster) live(j *job, a *alloc, t Task) {
 
 // record stores what a task leaves.
 func (c *Cluster) record(t Task, x Exit) {
-	config := t.Job.TaskGroups[0].Tasks[0].Config
+	config := t.Job.TaskGroups[t.Rank].Tasks[0].Config
 	key, _ := config["result_key"].(string)
 	if key == "" {
 		return
@@ -461,7 +512,7 @@ func (c *Cluster) Job(ctx context.Context, id string) (s run.JobState, err error
 			s.Dead = s.Dead && a.Ended()
 		}
 		if j.waiting && !j.stopped {
-			s.Dead, s.Waits = false, c.waits(j)
+			s.Dead, s.Waits = false, c.waitsAt(j)
 		}
 		return nil
 	})

@@ -74,17 +74,17 @@ func (c *Cluster) node(name string) failover.Node {
 	return n
 }
 
-// asked is how many devices a job asks for.
-func asked(spec *api.Job) int {
-	if r := spec.TaskGroups[0].Tasks[0].Resources; r != nil && len(r.Devices) > 0 {
+// asked is how many devices a task of a job asks for.
+func asked(spec *api.Job, rank int) int {
+	if r := spec.TaskGroups[rank].Tasks[0].Resources; r != nil && len(r.Devices) > 0 {
 		return int(*r.Devices[0].Count)
 	}
 	return 0
 }
 
-// avoids reports whether a job's constraints keep it from a device.
-func avoids(spec *api.Job, id string) bool {
-	for _, d := range spec.TaskGroups[0].Tasks[0].Resources.Devices {
+// avoids reports whether a task's constraints keep it from a device.
+func avoids(spec *api.Job, rank int, id string) bool {
+	for _, d := range spec.TaskGroups[rank].Tasks[0].Resources.Devices {
 		for _, c := range d.Constraints {
 			if c.LTarget == "${device.ids}" && c.Operand == "!=" && c.RTarget == id {
 				return true
@@ -94,13 +94,13 @@ func avoids(spec *api.Job, id string) bool {
 	return false
 }
 
-// free finds as many free and healthy GPUs of one node as a job asks for, nil if
+// free finds as many free and healthy GPUs of one node as a task asks for, nil if
 // there are none.
-func (c *Cluster) free(spec *api.Job) []*gpu {
-	count := asked(spec)
+func (c *Cluster) free(spec *api.Job, rank int) []*gpu {
+	count := asked(spec, rank)
 	byNode := map[string][]*gpu{}
 	for _, g := range c.gpus {
-		if g.device.Healthy && (g.holder == nil || g.holder.Ended()) && !avoids(spec, g.device.ID) {
+		if g.device.Healthy && (g.holder == nil || g.holder.Ended()) && !avoids(spec, rank, g.device.ID) {
 			if byNode[g.node] = append(byNode[g.node], g); len(byNode[g.node]) == count {
 				return byNode[g.node]
 			}
@@ -119,7 +119,7 @@ func (c *Cluster) placeWaiting() {
 	}
 	slices.Sort(ids)
 	for _, id := range ids {
-		if j := c.jobs[id]; c.waits(j) == "" {
+		if j := c.jobs[id]; c.waitsAt(j) == "" {
 			c.place(j)
 		}
 	}

@@ -69,3 +69,19 @@ step "inputs" {
 }
 
 dataset "d" { path = "d" }
+
+step "codes" {
+  command = ["true"]
+  retry {
+    attempts  = 1
+    permanent = [0, 2, 256, 1.5, null]
+  }
+}
+
+step "code" {
+  command = ["true"]
+  retry {
+    attempts  = 1
+    permanent = "one"
+  }
+}
