@@ -21,6 +21,9 @@ type cluster struct {
 	services []Service
 	byID     map[queue.NodeID]*inventory.Node
 	fleet    *inventory.Fleet // of the last opening; knows no jobs
+	// bare is the fleet by these flavors, which expects nothing.
+	bare    *inventory.Fleet
+	flavors []inventory.Flavor
 }
 
 func newCluster(nodes []inventory.Node, allocs []inventory.Alloc, services []Service) *cluster {
@@ -75,9 +78,9 @@ func flavors(d workspace.Definitions) []inventory.Flavor {
 // of what the cluster has.
 func (s *Scheduler) open(ctx context.Context, now time.Time) error {
 	d := s.config.Workspaces.Definitions()
-	fleet, err := inventory.New(s.cluster.nodes, flavors(d))
+	fleet, err := s.fleetOf(d)
 	if err != nil {
-		return fmt.Errorf("taking in the cluster's nodes: %w", err)
+		return err
 	}
 	if s.state != nil {
 		s.memory.Claims, s.memory.Promises, s.memory.Served = s.state.Memory()
@@ -98,6 +101,37 @@ func (s *Scheduler) open(ctx context.Context, now time.Time) error {
 	s.definitions, s.cluster.fleet, s.state, s.parked, s.next, s.reopen = d, fleet, state, o.parked, o.next, false
 	s.others = o.others
 	return nil
+}
+
+// fleetOf is what the cluster has when nothing is held, by the flavors of d. It
+// expects more of what waits and runs.
+func (s *Scheduler) fleetOf(d workspace.Definitions) (*inventory.Fleet, error) {
+	c, names := s.cluster, flavors(d)
+	if c.bare == nil || !reflect.DeepEqual(c.flavors, names) {
+		fleet, err := inventory.New(c.nodes, names)
+		if err != nil {
+			return nil, fmt.Errorf("taking in the cluster's nodes: %w", err)
+		}
+		for _, p := range fleet.Problems() {
+			s.config.Logger.Warn("a node tells what cannot be understood", "problem", p)
+		}
+		c.bare, c.flavors = fleet, names
+	}
+	mix := map[string]*inventory.Expected{}
+	for _, r := range s.rows {
+		shape := r.Ask.Shape()
+		if mix[shape] == nil {
+			mix[shape] = &inventory.Expected{Ask: r.Ask}
+		}
+		mix[shape].Members += float64(max(1, r.Min))
+	}
+	var expected []inventory.Expected
+	for _, shape := range slices.Sorted(maps.Keys(mix)) {
+		expected = append(expected, *mix[shape])
+	}
+	fleet := c.bare.Clone().(*inventory.Fleet)
+	fleet.Expect(expected)
+	return fleet, nil
 }
 
 // opening collects a snapshot.

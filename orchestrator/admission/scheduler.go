@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -668,6 +669,9 @@ func (s *Scheduler) takeIn(c *cluster) {
 	}
 	if s.cluster != nil && s.cluster.equal(c) {
 		return
+	}
+	if s.cluster != nil && reflect.DeepEqual(s.cluster.nodes, c.nodes) {
+		c.bare, c.flavors = s.cluster.bare, s.cluster.flavors
 	}
 	s.cluster, s.reopen = c, true
 }

@@ -120,9 +120,6 @@ func askOf(t pipeline.Task) inventory.Ask {
 	ask := inventory.Ask{
 		CPUMHz: int64(r.CPUMHz), Cores: r.Cores, MemoryMiB: int64(r.MemoryMiB), GPU: r.GPU, Or: r.Or, Driver: mltask.DriverName,
 	}
-	if r.GPU != nil && r.GPU.Topology != nil {
-		ask.Topology = inventory.Topology{Level: inventory.Level(r.GPU.Topology.Level), Required: r.GPU.Topology.Required}
-	}
 	if g := t.Gang; g != nil && g.Within != "" {
 		ask.Topology = inventory.Topology{Level: inventory.Level(g.Within), Required: g.Required}
 	}
