@@ -300,15 +300,15 @@ func TestDrainedNode(t *testing.T) {
 			t.Fatal(err)
 		}
 		lab.Eventually(t, "it goes on", func() string {
-			if n := p.Node(id, "step.work"); n.Phase != run.Running || len(starts(t, marks, "step.work")) < 2 {
+			n := p.Node(id, "step.work")
+			if last := n.Attempts[len(n.Attempts)-1]; n.Phase != run.Running || last.ResumedFrom == nil {
 				return fmt.Sprint(n.Phase, " ", n.Reason)
 			}
 			return ""
 		})
 		n := p.Node(id, "step.work")
-		last := n.Attempts[len(n.Attempts)-1]
-		if last.NodeName == alloc.NodeName || last.ResumedFrom == nil {
-			t.Errorf("it goes on on %s from %v, after %s was drained", last.NodeName, last.ResumedFrom, alloc.NodeName)
+		if last := n.Attempts[len(n.Attempts)-1]; last.NodeName == alloc.NodeName || *last.ResumedFrom == 0 {
+			t.Errorf("it goes on on %s from step %d, after %s was drained", last.NodeName, *last.ResumedFrom, alloc.NodeName)
 		}
 		all, _, fullMarks := work(t, p, "default", "long=true", "gpus=8")
 		lab.Eventually(t, "what needs a whole node waits", func() string {
