@@ -84,6 +84,7 @@ func simulateRows(ctx context.Context, caseName, policy string, args ...string) 
 		return nil, fmt.Errorf("running drover simulate (make build makes it): %w", err)
 	}
 	took := time.Since(began).Seconds()
+	used := (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 	var r simulateRun
 	if err := json.Unmarshal(out, &r); err != nil {
 		return nil, fmt.Errorf("reading its output: %w", err)
@@ -96,8 +97,8 @@ func simulateRows(ctx context.Context, caseName, policy string, args ...string) 
 		memory = float64(u.Maxrss) / 1024
 	}
 	return []row{
-		one(policy+", whole replay", took, "s", fmt.Sprintf("one core, %.0f jobs/s, peak RSS %.0f MiB", float64(r.Jobs.Total)/took, memory)),
-		one(policy+", virtual over real time", r.MakespanS/took, "x", fmt.Sprintf("%.1f days, %d ended, %d refused", r.MakespanS/86400, r.Jobs.Ended, r.Jobs.Refused)),
+		one(policy+", processor time", used, "s", fmt.Sprintf("%.1f s by the clock for %.1f days, %.0f jobs/s, peak RSS %.0f MiB; %d ended, %d refused",
+			took, r.MakespanS/86400, float64(r.Jobs.Total)/used, memory, r.Jobs.Ended, r.Jobs.Refused)),
 		one(policy+", GPUs in use while jobs wait", r.Utilisation.GPUPctWhileWaiting, "% of GPUs", fmt.Sprintf("%.1f in the mean, up to %d jobs waiting", r.Utilisation.GPUPct, r.Jobs.PeakWaiting)),
 		one(policy+", mean wait", r.Waiting.MeanS, "s", fmt.Sprintf("p99 %.0f s", r.Waiting.P99S)),
 	}, nil
