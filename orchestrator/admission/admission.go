@@ -96,8 +96,9 @@ const (
 type Row struct {
 	Request
 	Phase Phase `json:"phase"`
-	// Job is what it is to the queue; set once it was looked at.
-	Job queue.Job `json:"job"`
+	// Job is what it is to the queue; set once it was looked at, and stored once it
+	// was admitted.
+	Job queue.Job `json:"job,omitzero"`
 	// Queued is when it last began to wait.
 	Queued time.Time  `json:"queued"`
 	Run    *queue.Run `json:"run,omitempty"`

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"reflect"
 	"slices"
 	"sync"
@@ -67,8 +68,10 @@ type Scheduler struct {
 	// consolidated is when it was last looked whether others could move.
 	consolidated time.Time
 	waits        map[queue.JobID]told
-	parked       map[queue.JobID]string // why a waiting row is not in the state
-	state        *queue.State
+	// explains is when reasons are looked at again, at the earliest.
+	explains time.Time
+	parked   map[queue.JobID]string // why a waiting row is not in the state
+	state    *queue.State
 	// definitions are those that the state was made with.
 	definitions workspace.Definitions
 	cluster     *cluster // nil until it was asked once
@@ -510,9 +513,9 @@ func (s *Scheduler) store(ctx context.Context) bool {
 		return true
 	}
 	c := Change{Memory: memory}
-	for id := range s.changes {
+	for _, id := range slices.Sorted(maps.Keys(s.changes)) { // neighbours are stored together
 		if r := s.rows[id]; r != nil {
-			c.Put = append(c.Put, *r)
+			c.Put = append(c.Put, r.stored())
 		} else {
 			c.Delete = append(c.Delete, id)
 		}
@@ -523,6 +526,15 @@ func (s *Scheduler) store(ctx context.Context) bool {
 	s.memory = memory
 	clear(s.changes)
 	return true
+}
+
+// stored is a row without what is made anew whenever it is looked at.
+func (r *Row) stored() Row {
+	row := *r
+	if r.Phase == Waiting || r.Phase == Idle {
+		row.Job = queue.Job{}
+	}
+	return row
 }
 
 // insist does f until it succeeds; false if ctx ended first.
@@ -546,8 +558,17 @@ func (s *Scheduler) insist(ctx context.Context, what string, f func() error) boo
 // with more waiting, most are not near their start.
 const maxExplained = 5000
 
+// explainPart is the part of its time that the scheduler spends on reasons at most:
+// one of so many.
+const explainPart = 10
+
 // explain tells why tasks wait, where the kind of reason has changed.
 func (s *Scheduler) explain() {
+	start := time.Now()
+	if start.Before(s.explains) {
+		return // a later pass does: there is one each tick while anything waits
+	}
+	defer func() { s.explains = start.Add(explainPart * time.Since(start)) }()
 	n := 0
 	for id, r := range s.rows {
 		if r.Phase != Waiting {
@@ -556,31 +577,34 @@ func (s *Scheduler) explain() {
 		if n++; n > maxExplained {
 			return
 		}
-		now := s.reason(r)
+		now, why := s.reason(r)
 		if before, ok := s.waits[id]; ok && before.code == now.code && (now.code != "" || before.text == now.text) {
 			continue
+		}
+		if now.code != "" {
+			now.text = why.String()
 		}
 		s.waits[id] = now
 		s.listener.Waits(id, r.Attempt, now.text)
 	}
 }
 
-// reason is why a row waits.
-func (s *Scheduler) reason(r *Row) told {
+// reason is why a row waits: in words, or as a code and the queue's reason.
+func (s *Scheduler) reason(r *Row) (told, queue.Reason) {
 	if why, ok := s.parked[r.ID]; ok {
-		return told{text: why}
+		return told{text: why}, queue.Reason{}
 	}
 	if s.state == nil {
-		return told{text: "waiting to hear which nodes the cluster has"}
+		return told{text: "waiting to hear which nodes the cluster has"}, queue.Reason{}
 	}
 	if !s.state.Has(r.ID) {
-		return told{text: "about to be looked at"}
+		return told{text: "about to be looked at"}, queue.Reason{}
 	}
 	why, err := s.state.Why(r.ID)
 	if err != nil {
-		return told{text: err.Error()}
+		return told{text: err.Error()}, queue.Reason{}
 	}
-	return told{why.Code, why.String()}
+	return told{code: why.Code}, why
 }
 
 func (s *Scheduler) pause(ctx context.Context, failures int) bool {
