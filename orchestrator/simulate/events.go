@@ -13,8 +13,8 @@ const (
 	jobEnds
 	victimGone
 	jobComes
-	checkpoints
-	lookAgain // a job may evict, or be evicted, from now on
+	lookAgain  // a job may evict, or be evicted, from now on
+	checkpoint // is sealed; these are kept apart
 )
 
 // event is something of a job's. It is void once the job has started anew.
@@ -57,4 +57,23 @@ func (r *replay) expect(t time.Time, kind eventKind, i int) {
 		return
 	}
 	heap.Push(&r.events, event{t, kind, i, r.jobs[i].run})
+}
+
+// sealed tells the queue of the checkpoints that were sealed by now. They are looked
+// at only when it decides: until then nobody needs to know.
+func (r *replay) sealed() error {
+	for len(r.checkpoints) > 0 && !r.checkpoints[0].at.After(r.now) {
+		e := heap.Pop(&r.checkpoints).(event)
+		if r.void(e) {
+			continue
+		}
+		j := &r.jobs[e.job]
+		last := j.started.Add(r.now.Sub(j.started).Truncate(j.Checkpoint))
+		if err := r.state.Checkpointed(j.id, last); err != nil {
+			return err
+		}
+		e.at = last.Add(j.Checkpoint)
+		heap.Push(&r.checkpoints, e)
+	}
+	return nil
 }

@@ -45,28 +45,29 @@ func (j *job) holds() resources {
 // replay is a replay under way.
 type replay struct {
 	Config
-	fleet      *fleet // while nothing runs
-	used       *fleet // with what runs
-	state      *queue.State
-	atMost     *queue.State // an empty one with the greatest quotas that there ever are
-	settings   settings
-	flavors    map[string]queue.Flavor // by model
-	budgets    bool                    // there are any
-	outside    []int                   // jobs that wait for quotas to change before the queue takes them
-	models     []string                // of all GPUs, sorted
-	gpus       map[string]int          // by model
-	workspaces []string                // sorted
-	jobs       []job
-	byID       map[queue.JobID]int
-	events     events
-	now        time.Time
-	moved      time.Time // when more than quotas changed
-	coming     int
-	waiting    int
-	running    int
-	ended      int
-	refused    []Refused
-	record     *record
+	fleet       *fleet // while nothing runs
+	used        *fleet // with what runs
+	state       *queue.State
+	atMost      *queue.State // an empty one with the greatest quotas that there ever are
+	settings    settings
+	flavors     map[string]queue.Flavor // by model
+	budgets     bool                    // there are any
+	outside     []int                   // jobs that wait for quotas to change before the queue takes them
+	models      []string                // of all GPUs, sorted
+	gpus        map[string]int          // by model
+	workspaces  []string                // sorted
+	jobs        []job
+	byID        map[queue.JobID]int
+	events      events
+	checkpoints events // the next of each job that runs, as of the last decision
+	now         time.Time
+	moved       time.Time // when more than quotas changed
+	coming      int
+	waiting     int
+	running     int
+	ended       int
+	refused     []Refused
+	record      *record
 }
 
 // Run replays a trace. An error is about the input, or ctx's.
@@ -227,9 +228,6 @@ func (r *replay) happen(e event) (changed bool, err error) {
 		return true, r.state.End(j.id, r.now)
 	case victimGone:
 		return true, r.requeue(e.job)
-	case checkpoints:
-		r.expect(r.now.Add(j.Checkpoint), checkpoints, e.job)
-		return false, r.state.Checkpointed(j.id, r.now)
 	default:
 		return true, nil
 	}
@@ -237,6 +235,9 @@ func (r *replay) happen(e event) (changed bool, err error) {
 
 // decide lets the queue decide, and does it.
 func (r *replay) decide() error {
+	if err := r.sealed(); err != nil {
+		return err
+	}
 	plan := r.state.Plan(r.now)
 	if err := r.state.Apply(plan, r.now); err != nil {
 		return err
@@ -273,7 +274,7 @@ func (r *replay) start(s queue.Start) {
 			r.expect(r.now.Add(d), lookAgain, i)
 		}
 		if j.Checkpoint > 0 {
-			r.expect(r.now.Add(j.Checkpoint), checkpoints, i)
+			heap.Push(&r.checkpoints, event{r.now.Add(j.Checkpoint), checkpoint, i, j.run})
 		}
 	}
 }
