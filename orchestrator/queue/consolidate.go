@@ -38,61 +38,64 @@ func (s *State) Consolidate(now time.Time) Plan {
 		return Plan{}
 	}
 	p := s.newPass(now)
-	for _, e := range s.promises {
-		if !p.isHeld(e.node) && !p.overtaken(e) {
-			p.reserve(e)
-		}
-	}
 	var movable []Movable
-	for _, running := range s.byNode {
+	for i, running := range s.byNode {
 		for _, v := range running {
-			if p.mayLeave(v) {
+			if p.mayLeave(v) && !p.isHeld(i) {
 				movable = append(movable, Movable{Running{v.Job, *v.run}, v.lost(now)})
 			}
 		}
 	}
 	for _, e := range s.promises {
-		sh := p.reserved[s.tree.nodes[e.node].root]
-		if sh == nil || sh.holds[0].entry != e || p.fits(e) || e.Queued.Add(s.policy.PreemptionDelay).After(now) {
+		if p.isHeld(e.node) || p.overtaken(e) || p.fits(e) || e.Queued.Add(s.policy.PreemptionDelay).After(now) {
 			continue
 		}
 		for _, o := range s.ledger.prefer(e) {
 			if s.ledger.quota(e, o, e.Min) < e.Min {
 				continue
 			}
-			if place, moves, ok := mover.Moves(movable, &e.Job, o.n, e.Min); ok && p.together(hold{e, o, e.Min, place}, sh, moves) {
-				return p.moving(e, moves)
+			if place, moves, ok := mover.Moves(movable, &e.Job, o.n, e.Min); ok {
+				if plan, ok := s.moving(hold{e, o, e.Min, place}, moves, now); ok {
+					return plan
+				}
 			}
 		}
 	}
 	return Plan{}
 }
 
-// together reports whether no reservation but sh, which is h's own, is delayed if h
-// starts and others move for it.
-func (p *pass) together(h hold, sh *shadow, moves []Move) bool {
-	p.unreserve(sh)
-	var victims []*entry
-	for _, m := range moves {
-		victims = append(victims, p.jobs[m.Job])
-	}
-	late, ok := p.takeIn(h, victims)
-	for i := 0; ok && len(late) == 0 && i < len(moves); i++ {
-		again := victims[i].held()
-		again.place = moves[i].To
-		late, ok = p.takeIn(again, nil)
-	}
-	return ok && len(late) == 0
-}
-
-func (p *pass) moving(e *entry, moves []Move) (plan Plan) {
-	for _, m := range moves {
-		plan.Evict = append(plan.Evict, Evict{m.Job, e.ID, p.jobs[m.Job].lost(p.now) / float64(One), true})
-	}
-	for _, e := range p.promises { // they stay as they are
-		if sh := p.reserved[p.tree.nodes[e.node].root]; sh != nil && sh.holds[0].entry == e {
-			plan.Reserve = append(plan.Reserve, Reservation{e.ID, sh.at, sh.firm})
+// moving is the plan in which h starts and others move for it, if quotas let them
+// start again and no other reservation is delayed.
+func (s *State) moving(h hold, moves []Move, now time.Time) (plan Plan, ok bool) {
+	p := s.newPass(now)
+	for _, e := range s.promises {
+		if e != h.entry && !p.isHeld(e.node) && !p.overtaken(e) {
+			p.reserve(e)
 		}
 	}
-	return plan
+	plan.Reserve = p.plan.Reserve // they stay as they are
+	l := s.ledger.clone()
+	var victims []*entry
+	for _, m := range moves {
+		v := s.jobs[m.Job]
+		victims = append(victims, v)
+		l.release(v.held())
+		plan.Evict = append(plan.Evict, Evict{v.ID, h.ID, v.lost(now) / float64(One), true})
+	}
+	l.take(h)
+	if late, ok := p.takeIn(h, victims); !ok || len(late) > 0 {
+		return Plan{}, false
+	}
+	for i, m := range moves {
+		v := victims[i].held()
+		v.place = m.To
+		if l.quota(v.entry, v.option, v.members) < v.members {
+			return Plan{}, false // it was cut while v ran
+		}
+		l.take(v)
+		if late, ok := p.takeIn(v, nil); !ok || len(late) > 0 {
+			return Plan{}, false
+		}
+	}
+	return plan, true
 }

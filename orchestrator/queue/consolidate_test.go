@@ -47,12 +47,17 @@ func runsOn(j queue.Job, node, from int, since time.Duration) queue.Running {
 }
 
 func TestConsolidate(t *testing.T) {
+	held := queue.Queue{ID: "held", Quotas: quota(8), Held: &queue.Hold{Why: "its budget is spent"}}
+	cut := queue.Queue{ID: "cut", Quotas: quota(0)}
+	in := func(q queue.QueueID) func(*queue.Job) { return func(j *queue.Job) { j.Queue = q } }
 	tests := []struct {
 		name   string
 		policy queue.Policy
 		change func(*queue.Job) // of those that run
 		want   []queue.JobID
 	}{
+		{"in a queue in which nothing starts", queue.Policy{}, in("held"), nil},
+		{"in a queue whose quota was cut", queue.Policy{}, in("cut"), nil},
 		{"the one that loses less moves", queue.Policy{}, func(*queue.Job) {}, []queue.JobID{"b"}},
 		{"not preemptible", queue.Policy{}, func(j *queue.Job) { j.Preemptible = false }, nil},
 		{"one of two may", queue.Policy{}, func(j *queue.Job) { j.Preemptible = j.ID == "a" }, []queue.JobID{"a"}},
@@ -65,7 +70,7 @@ func TestConsolidate(t *testing.T) {
 			a, b := onGPUs("a", "q", 4, lasts(9*time.Hour)), onGPUs("b", "q", 4, lasts(9*time.Hour))
 			tt.change(&a)
 			tt.change(&b)
-			s := queue.Snapshot{Policy: tt.policy, Queues: []queue.Queue{{ID: "q", Quotas: quota(32)}}, Running: []queue.Running{runsOn(a, 0, 0, -2*time.Hour), runsOn(b, 1, 4, -time.Hour)}}
+			s := queue.Snapshot{Policy: tt.policy, Queues: []queue.Queue{held, cut, {ID: "q", Quotas: quota(32)}}, Running: []queue.Running{runsOn(a, 0, 0, -2*time.Hour), runsOn(b, 1, 4, -time.Hour)}}
 			w := open(t, s, fleet(t, 2, 8))
 			w.submit(onGPUs("whole", "q", 8))
 			w.step(true)
