@@ -298,12 +298,12 @@ func (s *Scheduler) submit(r *Row) {
 	}
 	o := s.opening(time.Now())
 	j, err := o.job(r)
+	if !o.next.IsZero() && (s.next.IsZero() || o.next.Before(s.next)) {
+		s.next = o.next
+	}
 	if err != nil {
 		s.parked[r.ID] = err.Error()
 		return
-	}
-	if !o.next.IsZero() && (s.next.IsZero() || o.next.Before(s.next)) {
-		s.next = o.next
 	}
 	if !s.state.HasQueue(j.Queue) { // the first of its workspace
 		s.reopen = true

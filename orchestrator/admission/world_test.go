@@ -153,9 +153,6 @@ func wants(id queue.JobID, gpus int, change ...func(*admission.Request)) admissi
 func attempt(n int) func(*admission.Request)  { return func(r *admission.Request) { r.Attempt = n } }
 func priority(n int) func(*admission.Request) { return func(r *admission.Request) { r.Priority = n } }
 func preemptible(r *admission.Request)        { r.Preemptible = true }
-func of(workspace string) func(*admission.Request) {
-	return func(r *admission.Request) { r.Workspace = workspace }
-}
 
 // memoryStore keeps what is saved as a store does: encoded.
 type memoryStore struct {
