@@ -77,7 +77,7 @@ func workspaceTable(r *simulate.Report) *term.Table {
 
 func waitCells(w simulate.Waits) []string {
 	if w.Started == 0 {
-		return make([]string, 5)
+		return []string{"-", "-", "-", "-", "-"}
 	}
 	return []string{wait(w.MeanS), wait(w.MedianS), wait(w.P90S), wait(w.P99S), wait(w.MaxS)}
 }
