@@ -220,9 +220,9 @@ func (p *pass) mayReclaim(l *ledger, e *entry, o *option) bool {
 // reclaims reports whether e may take from queue i. Below where their ways to the top
 // meet, a level of e's side stays within its quota, and the other side is over its
 // own all the way down to i. Who has started so is, from there, nobody's victim.
-// A protected queue takes from its siblings what is its own.
+// A protected queue takes what is its own from all that are not.
 func (p *pass) reclaims(l *ledger, e *entry, o *option, i int) bool {
-	if own, other := &p.tree.nodes[e.node], &p.tree.nodes[i]; own.protected && !other.protected && own.parent >= 0 && own.parent == other.parent && l.within(e, o, e.node) {
+	if own, other := &p.tree.nodes[e.node], &p.tree.nodes[i]; own.protected && !other.protected && own.root == other.root && l.within(e, o, e.node) {
 		return true
 	}
 	within := false

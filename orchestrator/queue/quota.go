@@ -40,9 +40,9 @@ type Queue struct {
 	// Strict stops the queue at the first job that cannot start. Otherwise later
 	// ones may go ahead, as long as they do not delay a reservation.
 	Strict bool
-	// Protected lets what is within the nominal quota of the queue evict work of its
-	// siblings that are not, whether they are over theirs or not: endpoints go ahead
-	// of the training beside them where there are less nodes than quotas.
+	// Protected lets what is within the nominal quota of the queue evict work of
+	// queues of the tree that are not, whether they are over theirs or not: endpoints
+	// go ahead of training where there are less nodes than quotas.
 	Protected bool
 	// Held keeps all that waits from starting; nil: nothing does.
 	Held *Hold
@@ -66,10 +66,9 @@ type tree struct {
 
 // node is a cohort or a queue. Slices are by flavor.
 type node struct {
-	name   string
-	queue  bool
-	strict bool
-	// protected ones may evict their siblings.
+	name      string
+	queue     bool
+	strict    bool
 	protected bool
 	hold      *Hold
 	parent    int // -1: none
