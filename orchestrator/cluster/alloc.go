@@ -15,7 +15,7 @@ import (
 
 func fromStub(s *api.AllocationListStub) run.Alloc {
 	return fromAlloc(&api.Allocation{
-		ID: s.ID, JobID: s.JobID, NodeID: s.NodeID, NodeName: s.NodeName, TaskGroup: s.TaskGroup,
+		ID: s.ID, Namespace: s.Namespace, JobID: s.JobID, NodeID: s.NodeID, NodeName: s.NodeName, TaskGroup: s.TaskGroup,
 		CreateIndex: s.CreateIndex, ModifyIndex: s.ModifyIndex,
 		ClientStatus: s.ClientStatus, ClientDescription: s.ClientDescription,
 		DesiredStatus: s.DesiredStatus, DesiredDescription: s.DesiredDescription,
@@ -27,7 +27,7 @@ func fromStub(s *api.AllocationListStub) run.Alloc {
 
 func fromAlloc(a *api.Allocation) run.Alloc {
 	out := run.Alloc{
-		ID: a.ID, JobID: a.JobID, NodeID: a.NodeID, NodeName: a.NodeName,
+		ID: a.ID, Namespace: a.Namespace, JobID: a.JobID, NodeID: a.NodeID, NodeName: a.NodeName,
 		Created: a.CreateIndex, Modified: a.ModifyIndex,
 		Client: a.ClientStatus, Desired: a.DesiredStatus,
 		Description: a.ClientDescription, Preempted: a.PreemptedByAllocation != "",

@@ -32,15 +32,49 @@ type Nomad struct{ client *api.Client }
 
 var _ run.Cluster = (*Nomad)(nil)
 
-// New returns a cluster that is reached through client, whose namespace and
-// region must be those that jobs go to.
+// New returns a cluster that is reached through client, whose region must be the
+// one that jobs go to.
 func New(client *api.Client) *Nomad { return &Nomad{client} }
 
-// Register submits a job. See run.Cluster.
-func (n *Nomad) Register(ctx context.Context, job *api.Job, base uint64) error {
+// In are the jobs of a namespace; "" is the client's.
+func (n *Nomad) In(namespace string) run.Jobs { return &jobs{n.client, namespace} }
+
+// jobs are those of a namespace.
+type jobs struct {
+	client    *api.Client
+	namespace string
+}
+
+func (n *jobs) reads(ctx context.Context) *api.QueryOptions {
+	return (&api.QueryOptions{Namespace: n.namespace}).WithContext(ctx)
+}
+
+func (n *jobs) writes(ctx context.Context) *api.WriteOptions {
+	return (&api.WriteOptions{Namespace: n.namespace}).WithContext(ctx)
+}
+
+// Exist reports whether the namespace does. See run.Jobs.
+func (n *jobs) Exist(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, _, err := n.client.Jobs().EnforceRegister(job, base, (&api.WriteOptions{}).WithContext(ctx))
+	if n.namespace == "" {
+		return true, nil
+	}
+	_, _, err := n.client.Namespaces().Info(n.namespace, (&api.QueryOptions{}).WithContext(ctx))
+	if statusOf(err) == http.StatusNotFound {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("asking for namespace %s: %w", n.namespace, err)
+	}
+	return true, nil
+}
+
+// Register submits a job. See run.Jobs.
+func (n *jobs) Register(ctx context.Context, job *api.Job, base uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, _, err := n.client.Jobs().EnforceRegister(job, base, n.writes(ctx))
 	if err == nil {
 		return nil
 	}
@@ -49,6 +83,8 @@ func (n *Nomad) Register(ctx context.Context, job *api.Job, base uint64) error {
 		return run.ErrConflict
 	}
 	switch status := statusOf(err); {
+	case strings.Contains(err.Error(), "nonexistent namespace"): // 500, too
+		return &run.RefusedError{Reason: bodyOf(err)}
 	case status == http.StatusBadRequest, status == http.StatusRequestEntityTooLarge:
 		return &run.RefusedError{Reason: bodyOf(err)}
 	case status >= 500:
@@ -62,8 +98,8 @@ func (n *Nomad) Register(ctx context.Context, job *api.Job, base uint64) error {
 
 // invalid says what is wrong with a job, "" if Nomad finds nothing or cannot
 // say.
-func (n *Nomad) invalid(ctx context.Context, job *api.Job) string {
-	r, _, err := n.client.Jobs().Validate(job, (&api.WriteOptions{}).WithContext(ctx))
+func (n *jobs) invalid(ctx context.Context, job *api.Job) string {
+	r, _, err := n.client.Jobs().Validate(job, n.writes(ctx))
 	if err != nil || r.Error == "" && len(r.ValidationErrors) == 0 {
 		return ""
 	}
@@ -73,8 +109,8 @@ func (n *Nomad) invalid(ctx context.Context, job *api.Job) string {
 	return r.Error
 }
 
-// Job says how a job stands. See run.Cluster.
-func (n *Nomad) Job(ctx context.Context, id string) (run.JobState, error) {
+// Job says how a job stands. See run.Jobs.
+func (n *jobs) Job(ctx context.Context, id string) (run.JobState, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	s, err := n.job(ctx, id)
@@ -84,9 +120,9 @@ func (n *Nomad) Job(ctx context.Context, id string) (run.JobState, error) {
 	return s, err
 }
 
-func (n *Nomad) job(ctx context.Context, id string) (run.JobState, error) {
-	jobs, q := n.client.Jobs(), (&api.QueryOptions{}).WithContext(ctx)
-	job, _, err := jobs.Info(id, q)
+func (n *jobs) job(ctx context.Context, id string) (run.JobState, error) {
+	q := n.reads(ctx)
+	job, _, err := n.client.Jobs().Info(id, q)
 	if statusOf(err) == http.StatusNotFound {
 		return run.JobState{}, run.ErrNoJob
 	}
@@ -96,7 +132,7 @@ func (n *Nomad) job(ctx context.Context, id string) (run.JobState, error) {
 	s := run.JobState{Meta: job.Meta}
 	s.Index, s.Version, s.Stopped = *job.JobModifyIndex, *job.Version, *job.Stop
 	s.Dead = *job.Status == "dead"
-	stubs, _, err := jobs.Allocations(id, false, q)
+	stubs, _, err := n.client.Jobs().Allocations(id, false, q)
 	if err != nil {
 		return s, err
 	}
@@ -119,7 +155,7 @@ func (n *Nomad) job(ctx context.Context, id string) (run.JobState, error) {
 }
 
 // waits says why a job's newest evaluation could not place it.
-func (n *Nomad) waits(id string, q *api.QueryOptions) (string, error) {
+func (n *jobs) waits(id string, q *api.QueryOptions) (string, error) {
 	evals, _, err := n.client.Jobs().Evaluations(id, q)
 	if err != nil {
 		return "", err
@@ -136,7 +172,7 @@ func (n *Nomad) waits(id string, q *api.QueryOptions) (string, error) {
 	return "", nil
 }
 
-func (n *Nomad) deployments(id string, q *api.QueryOptions) ([]run.DeploymentState, error) {
+func (n *jobs) deployments(id string, q *api.QueryOptions) ([]run.DeploymentState, error) {
 	all, _, err := n.client.Jobs().Deployments(id, false, q)
 	if err != nil {
 		return nil, err
@@ -163,23 +199,23 @@ func (n *Nomad) deployments(id string, q *api.QueryOptions) ([]run.DeploymentSta
 	return out, nil
 }
 
-// Stop ends a job's tasks. See run.Cluster.
-func (n *Nomad) Stop(ctx context.Context, id string) error {
+// Stop ends a job's tasks. See run.Jobs.
+func (n *jobs) Stop(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, _, err := n.client.Jobs().Deregister(id, false, (&api.WriteOptions{}).WithContext(ctx))
+	_, _, err := n.client.Jobs().Deregister(id, false, n.writes(ctx))
 	if err != nil && statusOf(err) != http.StatusNotFound {
 		return fmt.Errorf("stopping job %s: %w", id, err)
 	}
 	return nil
 }
 
-// ReadFile reads a piece of an allocation's file. See run.Cluster. It asks
+// ReadFile reads a piece of an allocation's file. See run.Jobs. It asks
 // through the server, which knows the way to the client.
-func (n *Nomad) ReadFile(ctx context.Context, allocID, path string, offset, limit int64) ([]byte, error) {
+func (n *jobs) ReadFile(ctx context.Context, allocID, path string, offset, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	q := (&api.QueryOptions{}).WithContext(ctx)
+	q := n.reads(ctx)
 	params := url.Values{"path": {path}}
 	// To a read of a file that is not there, Nomad answers 200 with a message
 	// for content. What is there is asked for first.
@@ -209,14 +245,14 @@ func (n *Nomad) ReadFile(ctx context.Context, allocID, path string, offset, limi
 	return b, nil
 }
 
-// Logs reads a task's log. See run.Cluster.
-func (n *Nomad) Logs(ctx context.Context, allocID, task, stream string, tail int64, follow bool) (io.ReadCloser, error) {
+// Logs reads a task's log. See run.Jobs.
+func (n *jobs) Logs(ctx context.Context, allocID, task, stream string, tail int64, follow bool) (io.ReadCloser, error) {
 	q := url.Values{"task": {task}, "type": {stream}, "plain": {"true"}, "follow": {strconv.FormatBool(follow)}, "origin": {"start"}, "offset": {"0"}}
 	if tail > 0 {
 		q.Set("origin", "end")
 		q.Set("offset", strconv.FormatInt(tail, 10))
 	}
-	r, err := n.client.Raw().Response("/v1/client/fs/logs/"+url.PathEscape(allocID)+"?"+q.Encode(), (&api.QueryOptions{}).WithContext(ctx))
+	r, err := n.client.Raw().Response("/v1/client/fs/logs/"+url.PathEscape(allocID)+"?"+q.Encode(), n.reads(ctx))
 	if statusOf(err) == http.StatusNotFound {
 		return nil, run.ErrNoLog
 	}

@@ -76,6 +76,7 @@ func TestRegisterErrors(t *testing.T) {
 	}{
 		"bad request":          {400, "Job ID is not set", "", "Job ID is not set"},
 		"invalid, told by 500": {500, "1 error occurred", `{"ValidationErrors": ["Missing job datacenters"]}`, "Missing job datacenters"},
+		"no namespace":         {500, `job "drover-x" is in nonexistent namespace "vision"`, `{}`, `job "drover-x" is in nonexistent namespace "vision"`},
 		"no leader":            {500, "No cluster leader", `{}`, ""},
 		"forbidden for now":    {403, "Permission denied", "", ""},
 		"too many requests":    {429, "slow down", "", ""},
@@ -98,7 +99,7 @@ func TestRegisterErrors(t *testing.T) {
 				t.Fatal(err)
 			}
 			id := "drover-x"
-			err = New(client).Register(context.Background(), &api.Job{ID: &id}, 0)
+			err = New(client).In("").Register(context.Background(), &api.Job{ID: &id}, 0)
 			var refused *run.RefusedError
 			switch {
 			case tt.refused == "conflict":

@@ -39,15 +39,16 @@ func TestFakeKeepsTheContract(t *testing.T) {
 		return clustertest.Script(x, script[1])
 	})
 	defer fake.Close()
-	clustertest.Contract(t, clustertest.Subject{
-		Cluster: fake, Prefix: "fake", Deadline: 10 * time.Second,
-		Job: func(id, script string) *api.Job { return shellJob(id, "ml", script) },
-		Unplaceable: func(id string) *api.Job {
-			job := shellJob(id, "ml", "")
-			job.Constraints = []*api.Constraint{{LTarget: "${node.unique.id}", RTarget: "nowhere", Operand: "="}}
-			return job
-		},
-	})
+	fake.AddNamespace("vision")
+	for _, namespace := range []string{"", "vision"} {
+		t.Run("namespace "+namespace, func(t *testing.T) {
+			clustertest.Contract(t, clustertest.Subject{
+				Cluster: fake, Namespace: namespace, Prefix: "fake", Deadline: 10 * time.Second,
+				Job:         func(id, script string) *api.Job { return shellJob(id, "ml", script) },
+				Unplaceable: func(id string) *api.Job { return unplaceable(id, "ml") },
+			})
+		})
+	}
 }
 
 // TestNomadKeepsTheContract runs where NOMAD_ADDR points at a cluster with the
@@ -64,13 +65,24 @@ func TestNomadKeepsTheContract(t *testing.T) {
 	if driver == "" {
 		driver = "ml"
 	}
-	clustertest.Contract(t, clustertest.Subject{
-		Cluster: cluster.New(client), Prefix: fmt.Sprintf("contract-%d", time.Now().UnixNano()), Deadline: 20 * time.Second,
-		Job: func(id, script string) *api.Job { return shellJob(id, driver, script) },
-		Unplaceable: func(id string) *api.Job {
-			job := shellJob(id, driver, "")
-			job.Constraints = []*api.Constraint{{LTarget: "${node.unique.id}", RTarget: "nowhere", Operand: "="}}
-			return job
-		},
-	})
+	if _, err := client.Namespaces().Register(&api.Namespace{Name: "contract"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, namespace := range []string{"", "contract"} {
+		t.Run("namespace "+namespace, func(t *testing.T) {
+			clustertest.Contract(t, clustertest.Subject{
+				Cluster: cluster.New(client), Namespace: namespace,
+				Prefix: fmt.Sprintf("contract-%d", time.Now().UnixNano()), Deadline: 20 * time.Second,
+				Job:         func(id, script string) *api.Job { return shellJob(id, driver, script) },
+				Unplaceable: func(id string) *api.Job { return unplaceable(id, driver) },
+			})
+		})
+	}
+}
+
+// unplaceable is a job that no node takes.
+func unplaceable(id, driver string) *api.Job {
+	job := shellJob(id, driver, "")
+	job.Constraints = []*api.Constraint{{LTarget: "${node.unique.id}", RTarget: "nowhere", Operand: "="}}
+	return job
 }

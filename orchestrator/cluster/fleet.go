@@ -13,7 +13,7 @@ import (
 	"github.com/drover-ml/drover/orchestrator/run"
 )
 
-// Nodes lists the nodes with devices. See run.Fleet.
+// Nodes lists the nodes with devices. See run.Cluster.
 func (n *Nomad) Nodes(ctx context.Context) ([]failover.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -42,7 +42,7 @@ func fromNode(id, name string, index uint64, groups []*api.NodeDeviceResource) f
 	return out
 }
 
-// Instances lists a node's endpoint instances. See run.Fleet.
+// Instances lists a node's endpoint instances. See run.Cluster.
 func (n *Nomad) Instances(ctx context.Context, nodeID string) ([]run.Instance, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -63,11 +63,11 @@ func (n *Nomad) Instances(ctx context.Context, nodeID string) ([]run.Instance, e
 	return out, nil
 }
 
-// Signal sends a signal to a task. See run.Fleet.
-func (n *Nomad) Signal(ctx context.Context, allocID, signal string) error {
+// Signal sends a signal to a task. See run.Jobs.
+func (n *jobs) Signal(ctx context.Context, allocID, signal string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := n.client.Allocations().Signal(&api.Allocation{ID: allocID}, (&api.QueryOptions{}).WithContext(ctx), jobspec.TaskName, signal)
+	err := n.client.Allocations().Signal(&api.Allocation{ID: allocID}, n.reads(ctx), jobspec.TaskName, signal)
 	if err == nil {
 		return nil
 	}
@@ -78,11 +78,11 @@ func (n *Nomad) Signal(ctx context.Context, allocID, signal string) error {
 	return fmt.Errorf("sending %s to allocation %s: %w", signal, allocID, err)
 }
 
-// StopAlloc ends an allocation, which is placed again. See run.Fleet.
-func (n *Nomad) StopAlloc(ctx context.Context, allocID string) error {
+// StopAlloc ends an allocation, which is placed again. See run.Jobs.
+func (n *jobs) StopAlloc(ctx context.Context, allocID string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	q := (&api.QueryOptions{}).WithContext(ctx)
+	q := n.reads(ctx)
 	a, _, err := n.client.Allocations().Info(allocID, q)
 	if err == nil && (a.DesiredStatus != api.AllocDesiredStatusRun || a.ClientTerminalStatus()) {
 		return nil

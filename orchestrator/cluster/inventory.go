@@ -21,10 +21,12 @@ type Inventory struct {
 
 	mu    sync.Mutex
 	nodes map[string]known
-	metas map[string]map[string]string // of endpoints' jobs, by ID
+	metas map[jobID]map[string]string // of endpoints' jobs
 	// services are endpoints' jobs, by namespace and ID.
 	services map[string]service
 }
+
+type jobID struct{ namespace, id string }
 
 type known struct {
 	index uint64
@@ -35,7 +37,7 @@ var _ admission.Cluster = (*Inventory)(nil)
 
 // NewInventory returns the inventory of the cluster that client reaches.
 func NewInventory(client *api.Client) *Inventory {
-	return &Inventory{client: client, nodes: map[string]known{}, metas: map[string]map[string]string{}}
+	return &Inventory{client: client, nodes: map[string]known{}, metas: map[jobID]map[string]string{}}
 }
 
 // Inventory is as admission.Cluster says.
@@ -87,7 +89,7 @@ func (v *Inventory) listAllocs(ctx context.Context) ([]inventory.Alloc, error) {
 		return nil, fmt.Errorf("listing allocations: %w", err)
 	}
 	var allocs []inventory.Alloc
-	metas := map[string]map[string]string{}
+	metas := map[jobID]map[string]string{}
 	for _, s := range stubs {
 		a, holds := inventory.AllocFromStub(s)
 		if !holds {
@@ -97,7 +99,7 @@ func (v *Inventory) listAllocs(ctx context.Context) ([]inventory.Alloc, error) {
 			if a.Meta, err = v.meta(ctx, s); err != nil {
 				return nil, err
 			}
-			metas[s.JobID] = a.Meta
+			metas[jobID{s.Namespace, s.JobID}] = a.Meta
 		}
 		allocs = append(allocs, a)
 	}
@@ -110,7 +112,7 @@ const endpointPrefix = jobPrefix + "endpoint-"
 
 // meta is whose an endpoint's job is, which its revisions do not change.
 func (v *Inventory) meta(ctx context.Context, s *api.AllocationListStub) (map[string]string, error) {
-	if m, ok := v.metas[s.JobID]; ok {
+	if m, ok := v.metas[jobID{s.Namespace, s.JobID}]; ok {
 		return m, nil
 	}
 	job, _, err := v.client.Jobs().Info(s.JobID, (&api.QueryOptions{Namespace: s.Namespace}).WithContext(ctx))

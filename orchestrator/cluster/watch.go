@@ -28,7 +28,7 @@ func (n *Nomad) Watch(ctx context.Context, index uint64, connected func(), repor
 	all := []string{string(api.TopicAll)}
 	stream, err := n.client.EventStream().Stream(ctx, map[api.Topic][]string{
 		api.TopicAllocation: all, api.TopicEvaluation: all, api.TopicDeployment: all, api.TopicJob: all, api.TopicNode: all,
-	}, index, &api.QueryOptions{})
+	}, index, &api.QueryOptions{Namespace: api.AllNamespacesNamespace})
 	if err != nil {
 		return index, fmt.Errorf("opening the event stream: %w", err)
 	}
@@ -56,7 +56,7 @@ func (n *Nomad) Watch(ctx context.Context, index uint64, connected func(), repor
 func (n *Nomad) now(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, meta, err := n.client.Jobs().List((&api.QueryOptions{Prefix: jobPrefix, PerPage: 1}).WithContext(ctx))
+	_, meta, err := n.client.Jobs().List((&api.QueryOptions{Namespace: api.AllNamespacesNamespace, Prefix: jobPrefix, PerPage: 1}).WithContext(ctx))
 	if err != nil {
 		return 0, err
 	}
@@ -82,6 +82,7 @@ func update(e *api.Event) (run.Update, bool, error) {
 		return run.Update{}, false, nil
 	}
 	u := run.Update{JobID: id}
+	u.Namespace, _ = object["Namespace"].(string)
 	switch e.Topic {
 	case api.TopicAllocation:
 		a, err := e.Allocation()

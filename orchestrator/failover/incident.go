@@ -56,8 +56,9 @@ const (
 type Move struct {
 	Incident string `json:"incident" doc:"The incident's ID"`
 	Fault
-	AllocID string `json:"alloc_id"`
-	JobID   string `json:"job_id"`
+	AllocID   string `json:"alloc_id"`
+	Namespace string `json:"namespace,omitempty" doc:"Nomad's, of the job"`
+	JobID     string `json:"job_id"`
 	// Workspace and Endpoint are those of an instance.
 	Workspace string    `json:"workspace,omitempty"`
 	Endpoint  string    `json:"endpoint,omitempty"`

@@ -51,6 +51,7 @@ func Endpoint(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Clust
 		return nil, err
 	}
 	id.Revision, id.Run, id.Pipeline = 1, "", ""
+	c.Namespace = "" // its job is another one there
 	bare, err := endpointJob(id, t, e, c)
 	if err != nil {
 		return nil, err

@@ -76,10 +76,12 @@ type Endpoint struct {
 	Version  int    `json:"version"`
 	Revision int    `json:"revision"`
 	// Pending is a revision on its way, 0 for none.
-	Pending int            `json:"pending_revision,omitempty"`
-	JobID   string         `json:"job_id"`
-	Service string         `json:"service"` // the Nomad service's name
-	Status  EndpointStatus `json:"status"`
+	Pending int `json:"pending_revision,omitempty"`
+	// Namespace is Nomad's namespace of the job, "" for the server's own.
+	Namespace string         `json:"namespace,omitempty"`
+	JobID     string         `json:"job_id"`
+	Service   string         `json:"service"` // the Nomad service's name
+	Status    EndpointStatus `json:"status"`
 	// Reason says why the newest revision did not become ready.
 	Reason  string    `json:"reason,omitempty"`
 	Run     string    `json:"run"` // that deployed the live revision
@@ -93,6 +95,7 @@ type Deployment struct {
 	Revision            int // given by the store
 	Model               string
 	Version             int
+	Namespace           string // Nomad's, of the job
 	JobID, Service      string
 	Run, Node           string
 	Attempt             int

@@ -223,7 +223,7 @@ func (a *actor) live(ctx context.Context) {
 			a.request(at)
 		}
 		if at.Phase == Running && at.task.node.Kind != pipeline.KindEndpoint {
-			a.engine.tails.add(jobID, at.AllocID, a)
+			a.engine.tails.add(at.Namespace, jobID, at.AllocID, a)
 		}
 	}
 	for {

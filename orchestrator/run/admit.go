@@ -206,6 +206,9 @@ func (m granted) apply(a *actor) {
 		return
 	}
 	at.Grant = &m.grant
+	if at.task.node.Kind != pipeline.KindEndpoint && !at.Registered { // it may have waited for long
+		at.Namespace = a.engine.namespaceOf(a.state.Workspace)
+	}
 	a.change.attempts.add(at)
 	a.explain(at, "")
 	a.event(Event{Type: "queue", Node: at.Node, Trial: at.Trial, Phase: at.Phase, Message: "admitted: " + placeText(m.grant)})

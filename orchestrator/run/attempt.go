@@ -25,7 +25,7 @@ func (a *actor) try(t *task, notBefore time.Time) {
 		return
 	}
 	at := &attempt{task: t, heard: now(), AttemptState: AttemptState{
-		Attempt: Attempt{Number: len(t.attempts) + 1, Trial: t.index(), Phase: Queued},
+		Attempt: Attempt{Number: len(t.attempts) + 1, Trial: t.index(), Phase: Queued, Namespace: a.engine.namespaceOf(a.state.Workspace)},
 		Node:    n.ID, Round: a.state.Round, NotBefore: notBefore, Timeout: spec.Timeout,
 	}}
 	if n.Kind == pipeline.KindEndpoint {
@@ -203,7 +203,7 @@ func (a *actor) prepare(at *attempt) {
 	n := at.task.node
 	d := registry.Deployment{
 		Workspace: a.state.Workspace, Endpoint: n.def.Name, Model: n.Model, Version: n.Version,
-		JobID: at.JobID, Service: jobspec.ServiceName(a.state.Workspace, n.def.Name),
+		Namespace: at.Namespace, JobID: at.JobID, Service: jobspec.ServiceName(a.state.Workspace, n.def.Name),
 		Run: string(a.state.ID), Node: string(n.ID), Attempt: at.Number,
 	}
 	wanted, err := a.revision(at, registry.Deployment{Revision: 1, Model: d.Model, Version: d.Version})
@@ -214,12 +214,13 @@ func (a *actor) prepare(at *attempt) {
 		})
 		return
 	}
+	jobs := a.jobs(at)
 	a.call(at, func(ctx context.Context) (message, error) {
 		live, err := a.engine.config.Store.Endpoint(ctx, d.Workspace, d.Endpoint)
 		if err != nil && !problem.Is(err, problem.NotFound) {
 			return nil, err
 		}
-		s, err := a.engine.config.Cluster.Job(ctx, at.JobID)
+		s, err := jobs.Job(ctx, at.JobID)
 		if err == nil && serves(live, s, wanted.Meta[jobspec.MetaSpec], *wanted.TaskGroups[0].Count) {
 			reason := fmt.Sprintf("unchanged: revision %d serves it", live.Revision)
 			return concluded{at, outcome{Phase: Succeeded, Reason: reason}}, nil
@@ -284,7 +285,7 @@ func (a *actor) register(at *attempt) {
 		a.effect(func(context.Context) { a.send(registered{at, err}) })
 		return
 	}
-	resumed := at.resumed
+	resumed, jobs := at.resumed, a.jobs(at)
 	a.call(at, func(ctx context.Context) (message, error) {
 		if resumed && at.task.node.Kind != pipeline.KindEndpoint {
 			if r, err := a.engine.record(ctx, a.identity(at)); err != nil {
@@ -293,7 +294,7 @@ func (a *actor) register(at *attempt) {
 				return registered{at, ErrConflict}, nil
 			}
 		}
-		err := a.engine.config.Cluster.Register(ctx, job, at.Base)
+		err := jobs.Register(ctx, job, at.Base)
 		var refused *RefusedError
 		if err == nil || errors.Is(err, ErrConflict) || errors.As(err, &refused) {
 			return registered{at, err}, nil
@@ -331,10 +332,17 @@ func (m registered) apply(a *actor) {
 
 func (a *actor) stop(at *attempt) {
 	at.busy = true
-	a.call(at, func(ctx context.Context) (message, error) {
-		return stopped{at}, a.engine.config.Cluster.Stop(ctx, at.JobID)
-	})
+	a.stopJob(at, stopped{at})
 }
+
+// stopJob stops an attempt's job, and sends m then.
+func (a *actor) stopJob(at *attempt, m message) {
+	jobs := a.jobs(at)
+	a.call(at, func(ctx context.Context) (message, error) { return m, jobs.Stop(ctx, at.JobID) })
+}
+
+// jobs are those of an attempt's namespace.
+func (a *actor) jobs(at *attempt) Jobs { return a.engine.config.Cluster.In(at.Namespace) }
 
 type stopped struct{ at *attempt }
 
@@ -349,8 +357,9 @@ func (a *actor) inspect(at *attempt) {
 		return
 	}
 	at.asked = true
+	jobs := a.jobs(at)
 	a.call(at, func(ctx context.Context) (message, error) {
-		s, err := a.engine.config.Cluster.Job(ctx, at.JobID)
+		s, err := jobs.Job(ctx, at.JobID)
 		if err != nil && !errors.Is(err, ErrNoJob) {
 			return nil, err
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
+	"github.com/drover-ml/drover/orchestrator/registry"
 )
 
 // Limits of what is read of an attempt that has ended.
@@ -62,7 +63,7 @@ func (a *actor) lookInto(at *attempt, gone bool) {
 	a.engine.tails.drop(at.JobID)
 	alloc, stopping, id := at.alloc, at.Stopping, a.identity(at)
 	leaving := at.Move != nil && at.Move.Phase == failover.Leaving
-	cancelled := at.Cancelled
+	cancelled, jobs := at.Cancelled, a.jobs(at)
 	a.call(at, func(ctx context.Context) (message, error) {
 		r, err := a.engine.record(ctx, id)
 		if err != nil {
@@ -70,7 +71,7 @@ func (a *actor) lookInto(at *attempt, gone bool) {
 		}
 		o := judge(alloc, r, stopping, cancelled, gone)
 		if o.Phase == Failed && alloc != nil {
-			o.LogTail = a.engine.logTail(ctx, alloc.ID)
+			o.LogTail = a.engine.logTail(ctx, jobs, alloc.ID)
 		}
 		o.Points = a.engine.points(ctx, r, id)
 		o.Loss, err = a.engine.loss(ctx, o, leaving, alloc, id)
@@ -80,11 +81,11 @@ func (a *actor) lookInto(at *attempt, gone bool) {
 
 // logTail is the end of a task's stderr, else of its stdout, as far as they
 // can be had.
-func (e *Engine) logTail(ctx context.Context, allocID string) string {
+func (e *Engine) logTail(ctx context.Context, jobs Jobs, allocID string) string {
 	ctx, cancel := context.WithTimeout(ctx, logTailTimeout)
 	defer cancel()
 	for _, stream := range []string{"stderr", "stdout"} {
-		r, err := e.config.Cluster.Logs(ctx, allocID, jobspec.TaskName, stream, logTailBytes, false)
+		r, err := jobs.Logs(ctx, allocID, jobspec.TaskName, stream, logTailBytes, false)
 		if err != nil {
 			e.config.Logger.Info("reading the log of a failed task", "alloc", allocID, "error", err)
 			continue
@@ -411,22 +412,38 @@ func (a *actor) settle(at *attempt, alloc *Alloc, reason string) {
 	if alloc != nil {
 		at.AllocID, at.NodeName = alloc.ID, alloc.NodeName
 	}
+	jobs := a.jobs(at)
 	a.call(at, func(ctx context.Context) (message, error) {
+		if reason == "" {
+			return concluded{at, o}, e.succeed(ctx, d)
+		}
 		if err := e.config.Store.Deployed(ctx, d, reason); err != nil {
 			return nil, err
 		}
-		if reason == "" {
-			return concluded{at, o}, nil
-		}
 		if alloc != nil {
-			o.LogTail = e.logTail(ctx, alloc.ID)
+			o.LogTail = e.logTail(ctx, jobs, alloc.ID)
 		}
 		now, err := e.config.Store.Endpoint(ctx, d.Workspace, d.Endpoint)
-		if err == nil && now.Revision == 0 && now.Pending == 0 {
-			if err := e.config.Cluster.Stop(ctx, d.JobID); err != nil {
+		if err == nil && (now.Revision == 0 && now.Pending == 0 || now.Namespace != d.Namespace) {
+			if err := jobs.Stop(ctx, d.JobID); err != nil {
 				return nil, err
 			}
 		}
 		return concluded{at, o}, nil
 	})
+}
+
+// succeed records that a revision serves. One of a workspace that has got another
+// namespace takes the place of the job in the old one, which is stopped.
+func (e *Engine) succeed(ctx context.Context, d registry.Deployment) error {
+	before, err := e.config.Store.Endpoint(ctx, d.Workspace, d.Endpoint)
+	if err != nil {
+		return err
+	}
+	if before.Revision != 0 && before.Revision < d.Revision && before.Namespace != d.Namespace {
+		if err := e.config.Cluster.In(before.Namespace).Stop(ctx, before.JobID); err != nil {
+			return err
+		}
+	}
+	return e.config.Store.Deployed(ctx, d, "")
 }

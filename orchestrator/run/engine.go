@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,10 @@ type Config struct {
 	Queue Queue
 	// JobCluster is where jobs go.
 	JobCluster jobspec.Cluster
-	Logger     *slog.Logger // default: slog.Default()
+	// NamespaceOf is Nomad's namespace of a workspace's jobs, "" for JobCluster's;
+	// nil: all go there.
+	NamespaceOf func(workspace string) string
+	Logger      *slog.Logger // default: slog.Default()
 	// ResyncEvery is how long an attempt may go without news from the cluster
 	// until it is asked for. Default 30 s.
 	ResyncEvery time.Duration
@@ -87,6 +91,21 @@ func New(c Config) *Engine {
 	}
 	e.fleet = newFleet(e)
 	return e
+}
+
+// namespaceOf is the namespace that a workspace's new jobs go to.
+func (e *Engine) namespaceOf(workspace string) string {
+	if f := e.config.NamespaceOf; f != nil {
+		return cmp.Or(f(workspace), e.config.JobCluster.Namespace)
+	}
+	return e.config.JobCluster.Namespace
+}
+
+// jobCluster is where the jobs of a namespace go.
+func (e *Engine) jobCluster(namespace string) jobspec.Cluster {
+	c := e.config.JobCluster
+	c.Namespace = namespace
+	return c
 }
 
 // Registry is the model registry that the engine's runs register in.

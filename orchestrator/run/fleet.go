@@ -431,7 +431,7 @@ func (f *fleet) moveInstances(ctx context.Context, n failover.Node) error {
 			if moves < failover.MaxMoves {
 				f.moving = true
 				i.Instances = append(i.Instances, failover.Move{
-					Incident: id, Fault: *fault, AllocID: x.ID, JobID: x.JobID, Workspace: x.Workspace, Endpoint: x.Endpoint,
+					Incident: id, Fault: *fault, AllocID: x.ID, Namespace: x.Namespace, JobID: x.JobID, Workspace: x.Workspace, Endpoint: x.Endpoint,
 					Phase: failover.Leaving, Seen: at,
 				})
 			}
@@ -486,13 +486,13 @@ func (f *fleet) instances(ctx context.Context) error {
 func (f *fleet) moveOn(ctx context.Context, m *failover.Move) error {
 	switch m.Phase {
 	case failover.Leaving:
-		if err := f.engine.config.Cluster.StopAlloc(ctx, m.AllocID); err != nil {
+		if err := f.engine.config.Cluster.In(m.Namespace).StopAlloc(ctx, m.AllocID); err != nil {
 			return err
 		}
 		at := now()
 		m.Phase, m.Stopped, m.Outcome = failover.Left, &at, "stopped: Nomad places another instance"
 	case failover.Left:
-		s, err := f.engine.config.Cluster.Job(ctx, m.JobID)
+		s, err := f.engine.config.Cluster.In(m.Namespace).Job(ctx, m.JobID)
 		if errors.Is(err, ErrNoJob) || err == nil && (s.Stopped || s.Dead) {
 			m.Phase, m.Outcome = failover.Over, "the endpoint was deleted"
 			return nil

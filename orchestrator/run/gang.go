@@ -100,9 +100,7 @@ func (a *actor) observeMember(at *attempt, alloc *Alloc) {
 		a.halt(at, fmt.Sprintf("rank %d: %s", alloc.Rank, displacedBy(alloc)))
 	case alloc.Ended() && alloc.Client == "failed":
 		at.broken = true
-		a.call(at, func(ctx context.Context) (message, error) {
-			return ailing{}, a.engine.config.Cluster.Stop(ctx, at.JobID)
-		})
+		a.stopJob(at, ailing{})
 	}
 }
 
@@ -125,7 +123,7 @@ func (a *actor) lookIntoGang(at *attempt, gone bool) {
 	at.busy = true
 	a.engine.tails.drop(at.JobID)
 	members, size, stopping, cancelled, id := maps.Clone(at.members), a.ranks(at), at.Stopping, at.Cancelled, a.identity(at)
-	leaving := at.Move != nil && at.Move.Phase == failover.Leaving
+	jobs, leaving := a.jobs(at), at.Move != nil && at.Move.Phase == failover.Leaving
 	a.call(at, func(ctx context.Context) (message, error) {
 		records := make([]*mltask.Result, size)
 		for rank := range records {
@@ -142,7 +140,7 @@ func (a *actor) lookIntoGang(at *attempt, gone bool) {
 				o.Reason = fmt.Sprintf("rank %d of %d: %s", rank, size, o.Reason)
 			}
 			if x := members[rank]; x != nil {
-				o.LogTail = a.engine.logTail(ctx, x.ID)
+				o.LogTail = a.engine.logTail(ctx, jobs, x.ID)
 			}
 		}
 		o.Points = a.engine.points(ctx, records[0], id)

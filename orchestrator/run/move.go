@@ -84,7 +84,7 @@ func (a *actor) say(at *attempt, message string) {
 }
 
 func (a *actor) beginMove(at *attempt, alloc *Alloc, f failover.Fault, incident string, p failover.Phase) {
-	at.Move = &failover.Move{Incident: incident, Fault: f, AllocID: alloc.ID, JobID: at.JobID, Phase: p, Seen: now()}
+	at.Move = &failover.Move{Incident: incident, Fault: f, AllocID: alloc.ID, Namespace: at.Namespace, JobID: at.JobID, Phase: p, Seen: now()}
 	at.Incident = incident
 	a.change.attempts.add(at)
 }
@@ -110,9 +110,10 @@ func (a *actor) ask(at *attempt) {
 }
 
 func (a *actor) signal(at *attempt, alloc string) {
+	jobs := a.jobs(at)
 	a.effect(func(ctx context.Context) {
 		for failures := 0; failures < 5; failures++ {
-			err := a.engine.config.Cluster.Signal(ctx, alloc, checkpointSignal)
+			err := jobs.Signal(ctx, alloc, checkpointSignal)
 			if err == nil || errors.Is(err, ErrNoTask) || ctx.Err() != nil {
 				return
 			}

@@ -13,7 +13,7 @@ type news struct{ Update }
 
 func (m news) apply(a *actor) {
 	at := a.open[m.JobID]
-	if at == nil || at.Phase.Ended() {
+	if at == nil || at.Phase.Ended() || at.Namespace != "" && m.Namespace != at.Namespace {
 		return
 	}
 	at.heard = now()
@@ -119,7 +119,7 @@ func (a *actor) started(at *attempt, alloc *Alloc) {
 	}
 	a.change.attempts.add(at)
 	a.event(Event{Type: "attempt", Node: at.Node, Trial: at.Trial, Phase: Running, Message: fmt.Sprintf("started on node %s, allocation %s", alloc.NodeName, short(alloc.ID))})
-	a.engine.tails.add(at.JobID, alloc.ID, a)
+	a.engine.tails.add(at.Namespace, at.JobID, alloc.ID, a)
 	at.task.startedAt(*at.Started)
 	a.resumeMove(at)
 	t, n := at.task, at.task.node
@@ -229,9 +229,7 @@ func (m lookedUp) apply(a *actor) {
 // does not end before that.
 func (a *actor) stopOrphan(at *attempt) {
 	a.orphans++
-	a.call(at, func(ctx context.Context) (message, error) {
-		return orphanStopped{at}, a.engine.config.Cluster.Stop(ctx, at.JobID)
-	})
+	a.stopJob(at, orphanStopped{at})
 }
 
 type orphanStopped struct{ at *attempt }

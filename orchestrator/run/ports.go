@@ -230,6 +230,24 @@ type Artifacts interface {
 
 // Cluster is what the engine needs of Nomad.
 type Cluster interface {
+	// In are the jobs of a namespace; "" is the one of whoever asks for none.
+	In(namespace string) Jobs
+	// Watch reports changes in all namespaces after index until ctx ends or the
+	// connection breaks, and returns where it got to. connected is called once
+	// changes flow; what happened before that may have been missed.
+	Watch(ctx context.Context, index uint64, connected func(), report func(Update)) (uint64, error)
+	// Nodes are all nodes that have devices.
+	Nodes(ctx context.Context) ([]failover.Node, error)
+	// Instances are the allocations of endpoints on a node that have not ended, in
+	// all namespaces.
+	Instances(ctx context.Context, nodeID string) ([]Instance, error)
+}
+
+// Jobs is what the engine needs of the jobs in a namespace, and of what runs for
+// them.
+type Jobs interface {
+	// Exist reports whether the namespace does.
+	Exist(ctx context.Context) (bool, error)
 	// Register submits a job whose modify index must be base (0: it must be
 	// new). ErrConflict means that it is not: someone has registered it since.
 	// A *RefusedError means that trying again will not help.
@@ -238,10 +256,6 @@ type Cluster interface {
 	Job(ctx context.Context, id string) (JobState, error)
 	// Stop ends a job's tasks. A job that is not there is no error.
 	Stop(ctx context.Context, id string) error
-	// Watch reports changes after index until ctx ends or the connection
-	// breaks, and returns where it got to. connected is called once changes
-	// flow; what happened before that may have been missed.
-	Watch(ctx context.Context, index uint64, connected func(), report func(Update)) (uint64, error)
 	// ReadFile reads at most limit bytes of an allocation's file from offset.
 	// A file that is not there reads as empty.
 	ReadFile(ctx context.Context, allocID, path string, offset, limit int64) ([]byte, error)
@@ -249,15 +263,6 @@ type Cluster interface {
 	// if tail is 0. With follow it goes on until the task ends. ErrNoLog means
 	// that there is none any more.
 	Logs(ctx context.Context, allocID, task, stream string, tail int64, follow bool) (io.ReadCloser, error)
-	Fleet
-}
-
-// Fleet is what the engine needs of Nomad's nodes and of what runs there.
-type Fleet interface {
-	// Nodes are all nodes that have devices.
-	Nodes(ctx context.Context) ([]failover.Node, error)
-	// Instances are the allocations of endpoints on a node that have not ended.
-	Instances(ctx context.Context, nodeID string) ([]Instance, error)
 	// Signal sends a signal such as SIGUSR1 to an allocation's task. ErrNoTask
 	// means that the task does not run.
 	Signal(ctx context.Context, allocID, signal string) error
@@ -288,9 +293,10 @@ func (e *RefusedError) Error() string { return "Nomad refuses the job: " + e.Rea
 // Update is news about a node or one job: an allocation, why it cannot be
 // placed, or (none set) that it is worth asking for.
 type Update struct {
-	Node  *failover.Node
-	JobID string
-	Alloc *Alloc
+	Node      *failover.Node
+	Namespace string // of the job
+	JobID     string
+	Alloc     *Alloc
 	// Waits says why nothing can be placed now, as a sentence; nil: no news.
 	Waits *string
 }
@@ -319,11 +325,12 @@ type DeploymentState struct {
 
 // Alloc is an allocation of a job with the one task that Drover's jobs have.
 type Alloc struct {
-	ID       string
-	JobID    string
-	NodeID   string
-	NodeName string
-	Rank     int // in its gang; 0 without one
+	ID        string
+	Namespace string
+	JobID     string
+	NodeID    string
+	NodeName  string
+	Rank      int // in its gang; 0 without one
 	// Created and Modified are Nomad's indexes; a higher Created is the
 	// successor, a lower Modified is old news.
 	Created, Modified uint64

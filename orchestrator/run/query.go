@@ -155,7 +155,7 @@ func (e *Engine) Logs(ctx context.Context, id ID, s LogSelector, w io.Writer) er
 	if err != nil {
 		return err
 	}
-	r, err := e.config.Cluster.Logs(ctx, at.AllocID, jobspec.TaskName, s.Stream, s.Tail, s.Follow)
+	r, err := e.config.Cluster.In(at.Namespace).Logs(ctx, at.AllocID, jobspec.TaskName, s.Stream, s.Tail, s.Follow)
 	if errors.Is(err, ErrNoLog) {
 		return problem.New(problem.NotFound, "the cluster has no log of allocation %s any more", at.AllocID)
 	}
@@ -295,7 +295,7 @@ func (e *Engine) DeleteEndpoint(ctx context.Context, workspace, name, by string)
 	if ep.Pending != 0 {
 		return problem.New(problem.Conflict, "revision %d of endpoint %q is being deployed by run %s: wait for it, or cancel the run", ep.Pending, name, ep.Run)
 	}
-	if err := e.config.Cluster.Stop(ctx, ep.JobID); err != nil {
+	if err := e.config.Cluster.In(ep.Namespace).Stop(ctx, ep.JobID); err != nil {
 		return problem.New(problem.Unavailable, "stopping endpoint %q: %w", name, err)
 	}
 	e.config.Logger.Info("endpoint deleted", "workspace", workspace, "endpoint", name, "by", by)

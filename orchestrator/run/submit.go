@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -135,6 +136,27 @@ func (e *Engine) placeable(ctx context.Context, s Submission, p *pipeline.Pipeli
 	return nil
 }
 
+// namespaceTimeout bounds how long a submission waits for Nomad.
+const namespaceTimeout = 5 * time.Second
+
+// checkNamespace checks that a workspace's namespace is there. If Nomad does not
+// say, that shows when the first job is registered.
+func (e *Engine) checkNamespace(ctx context.Context, workspace string) error {
+	namespace := e.namespaceOf(workspace)
+	if namespace == e.config.JobCluster.Namespace {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, namespaceTimeout)
+	defer cancel()
+	switch there, err := e.config.Cluster.In(namespace).Exist(ctx); {
+	case err != nil:
+		e.config.Logger.Warn("asking whether a workspace's namespace exists: taking the run as it is", "workspace", workspace, "namespace", namespace, "error", err)
+	case !there:
+		return problem.At("workspace", "workspace %q has its jobs in Nomad's namespace %q, which does not exist: create it (nomad namespace apply %s), or change the workspace's definition", workspace, namespace, namespace)
+	}
+	return nil
+}
+
 // Submit stores a new run and starts it. If the workspace has a run with the
 // submission's key, that run is returned and created is false. A pipeline file
 // that is wrong is a problem.Invalid with an *InvalidPipelineError.
@@ -147,6 +169,9 @@ func (e *Engine) Submit(ctx context.Context, s Submission) (r Run, created bool,
 		return Run{}, false, err
 	}
 	if err := e.placeable(ctx, s, p); err != nil {
+		return Run{}, false, err
+	}
+	if err := e.checkNamespace(ctx, s.Workspace); err != nil {
 		return Run{}, false, err
 	}
 	at := now()

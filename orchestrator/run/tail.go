@@ -23,22 +23,23 @@ type tails struct {
 }
 
 type tail struct {
-	actor   *actor
-	jobID   string
-	allocID string
-	started time.Time
-	due     time.Time
-	offset  int64
+	actor     *actor
+	namespace string
+	jobID     string
+	allocID   string
+	started   time.Time
+	due       time.Time
+	offset    int64
 }
 
-func (s *tails) add(jobID, allocID string, a *actor) {
+func (s *tails) add(namespace, jobID, allocID string, a *actor) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.byJob == nil {
 		s.byJob = map[string]*tail{}
 	}
 	at := time.Now()
-	s.byJob[jobID] = &tail{actor: a, jobID: jobID, allocID: allocID, started: at, due: at.Add(a.engine.config.TailEvery)}
+	s.byJob[jobID] = &tail{actor: a, namespace: namespace, jobID: jobID, allocID: allocID, started: at, due: at.Add(a.engine.config.TailEvery)}
 }
 
 func (s *tails) drop(jobID string) {
@@ -89,7 +90,7 @@ func (e *Engine) read(ctx context.Context, t *tail) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	file := path.Join(jobspec.TaskName, mltask.Folder, mltask.MetricsFile)
-	b, err := e.config.Cluster.ReadFile(ctx, t.allocID, file, t.offset, tailBytes)
+	b, err := e.config.Cluster.In(t.namespace).ReadFile(ctx, t.allocID, file, t.offset, tailBytes)
 	if err != nil {
 		e.config.Logger.Debug("reading a task's metrics", "job", t.jobID, "error", err)
 		return

@@ -116,16 +116,19 @@ type Progress struct {
 
 // Attempt is one Nomad job of a step or trial.
 type Attempt struct {
-	Number   int    `json:"number"`
-	Trial    *int   `json:"trial,omitempty"`
-	JobID    string `json:"job_id"`
-	AllocID  string `json:"alloc_id,omitempty"`
-	NodeName string `json:"node_name,omitempty"`
-	Phase    Phase  `json:"phase"`
-	Reason   string `json:"reason,omitempty"`
-	ExitCode *int   `json:"exit_code,omitempty"`
-	Signal   int    `json:"signal,omitempty"`
-	OOM      bool   `json:"oom,omitempty"`
+	Number int  `json:"number"`
+	Trial  *int `json:"trial,omitempty"`
+	// Namespace is Nomad's namespace of the job, that of the workspace when the
+	// job was made; "" for the server's own.
+	Namespace string `json:"namespace,omitempty"`
+	JobID     string `json:"job_id"`
+	AllocID   string `json:"alloc_id,omitempty"`
+	NodeName  string `json:"node_name,omitempty"`
+	Phase     Phase  `json:"phase"`
+	Reason    string `json:"reason,omitempty"`
+	ExitCode  *int   `json:"exit_code,omitempty"`
+	Signal    int    `json:"signal,omitempty"`
+	OOM       bool   `json:"oom,omitempty"`
 	// Free failures are the platform's: they take nothing from the retry budget.
 	Free bool `json:"free,omitempty"`
 	// ResumedFrom is the checkpoint's step that the task resumed from.

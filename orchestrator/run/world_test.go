@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,8 @@ type world struct {
 	db        *store.DB
 	engine    *run.Engine
 	room      *room // of the queue; nil: there is none
+	// namespace is that of all workspaces, "" for the default.
+	namespace atomic.Pointer[string]
 
 	mu     sync.Mutex
 	tasks  map[string]func(clustertest.Task) clustertest.Exit // by node, or node and trial as "sweep.s/1"
@@ -53,6 +56,7 @@ func newWorld(t *testing.T) *world {
 
 func makeWorld(t fataler, dir string) *world {
 	w := &world{t: t, artifacts: clustertest.NewArtifacts(), path: filepath.Join(dir, "drover.db"), tasks: map[string]func(clustertest.Task) clustertest.Exit{}}
+	w.namespace.Store(new(""))
 	w.cluster = clustertest.New(w.artifacts, w.behave)
 	return w
 }
@@ -82,7 +86,7 @@ func (w *world) open(wrap func(run.Store) run.Store) {
 	}
 	w.engine = run.New(run.Config{
 		Store: s, Cluster: w.cluster, Artifacts: w.artifacts,
-		Queue: w.queue(s), Logger: quiet(),
+		Queue: w.queue(s), Logger: quiet(), NamespaceOf: func(string) string { return *w.namespace.Load() },
 		ResyncEvery: 200 * time.Millisecond, TailEvery: 5 * time.Millisecond, Backoff: time.Millisecond,
 	})
 	if err := w.engine.Start(context.Background()); err != nil {

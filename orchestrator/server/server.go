@@ -4,6 +4,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,6 +106,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	jobs := cfg.Jobs
 	jobs.StoreURL = s.artifacts.URL()
+	jobs.Namespace = cmp.Or(jobs.Namespace, cfg.Nomad.Namespace, nomad.DefaultNamespace)
 	if s.workspaces, err = workspace.Open(ctx, s.db, nil); err != nil {
 		return nil, err
 	}
@@ -114,6 +116,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.workspaces.SetUsing(s.queue.Using)
 	s.engine = run.New(run.Config{
 		Store: newMeasured(s.db, metrics), Cluster: cluster.New(client), Artifacts: s.artifacts, Queue: s.queue, JobCluster: jobs, Logger: cfg.Logger,
+		NamespaceOf: func(workspace string) string { return s.workspaces.Definitions().NamespaceOf(workspace) },
 	})
 	if err := s.engine.Start(ctx); err != nil {
 		return nil, err

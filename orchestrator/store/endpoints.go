@@ -57,7 +57,7 @@ func (db *DB) Deploy(ctx context.Context, d registry.Deployment) (out registry.D
 			return err
 		}
 		if e.Revision == 0 {
-			e.Status, e.Run, e.Node = registry.Deploying, out.Run, out.Node
+			e.Status, e.Run, e.Node, e.Namespace = registry.Deploying, out.Run, out.Node, out.Namespace
 		}
 		e.Pending, e.JobID, e.Service, e.Reason = out.Revision, out.JobID, out.Service, ""
 		return t.putEndpoint(e)
@@ -82,7 +82,7 @@ func (db *DB) Deployed(ctx context.Context, d registry.Deployment, reason string
 		switch {
 		case reason == "" && d.Revision >= e.Revision:
 			e.Model, e.Version, e.Revision = d.Model, d.Version, d.Revision
-			e.JobID, e.Service, e.Run, e.Node = d.JobID, d.Service, d.Run, d.Node
+			e.Namespace, e.JobID, e.Service, e.Run, e.Node = d.Namespace, d.JobID, d.Service, d.Run, d.Node
 			e.Status, e.Reason = registry.Live, ""
 		case reason != "" && e.Pending == 0:
 			e.Reason = fmt.Sprintf("revision %d: %s", d.Revision, reason)

@@ -1,6 +1,7 @@
 package clustertest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,8 @@ import (
 // Subject is a cluster that the contract is checked with.
 type Subject struct {
 	Cluster run.Cluster
+	// Namespace is where the jobs are, "" for the default. It exists.
+	Namespace string
 	// Job makes a batch job whose task runs a shell script. It may be asked
 	// for the scripts that Script knows.
 	Job func(id, script string) *api.Job
@@ -33,20 +36,21 @@ type Subject struct {
 // Contract checks what the run engine relies on.
 func Contract(t *testing.T, s Subject) {
 	tests := map[string]func(*contract, *testing.T){
-		"a new job runs to its end":              (*contract).runs,
-		"a job registered twice runs once":       (*contract).twice,
-		"a failed task has its exit code":        (*contract).fails,
-		"a stopped task ends":                    (*contract).stops,
-		"a job that is not there is ErrNoJob":    (*contract).missing,
-		"logs and files can be read":             (*contract).files,
-		"why a job waits is told":                (*contract).waits,
-		"a watch that is resumed misses nothing": (*contract).resumes,
-		"a signal reaches the task":              (*contract).signals,
-		"a stopped allocation is placed again":   (*contract).replaces,
+		"a new job runs to its end":                (*contract).runs,
+		"a job registered twice runs once":         (*contract).twice,
+		"a failed task has its exit code":          (*contract).fails,
+		"a stopped task ends":                      (*contract).stops,
+		"a job that is not there is ErrNoJob":      (*contract).missing,
+		"logs and files can be read":               (*contract).files,
+		"why a job waits is told":                  (*contract).waits,
+		"a watch that is resumed misses nothing":   (*contract).resumes,
+		"a signal reaches the task":                (*contract).signals,
+		"a stopped allocation is placed again":     (*contract).replaces,
+		"what is in another namespace is not here": (*contract).apart,
 	}
 	for name, f := range tests {
 		t.Run(name, func(t *testing.T) {
-			c := &contract{t: t, s: s, seen: map[string][]run.Update{}, changed: make(chan struct{}, 1)}
+			c := &contract{t: t, s: s, jobs: s.Cluster.In(s.Namespace), seen: map[string][]run.Update{}, changed: make(chan struct{}, 1)}
 			ctx, cancel := context.WithTimeout(t.Context(), s.Deadline)
 			defer cancel()
 			c.ctx = ctx
@@ -84,9 +88,10 @@ func Script(t Task, script string) Exit {
 }
 
 type contract struct {
-	t   *testing.T
-	s   Subject
-	ctx context.Context
+	t    *testing.T
+	s    Subject
+	jobs run.Jobs
+	ctx  context.Context
 
 	mu      sync.Mutex
 	seen    map[string][]run.Update
@@ -127,9 +132,16 @@ func (c *contract) watch(from uint64) (stop func()) {
 
 func (c *contract) id(name string) string { return "drover-" + c.s.Prefix + "-" + name }
 
+// here puts a job into the namespace.
+func (c *contract) here(job *api.Job) *api.Job {
+	job.Namespace = new(cmp.Or(c.s.Namespace, api.DefaultNamespace))
+	return job
+}
+
 func (c *contract) register(job *api.Job) string {
 	c.t.Helper()
-	if err := c.s.Cluster.Register(c.ctx, job, 0); err != nil {
+	job = c.here(job)
+	if err := c.jobs.Register(c.ctx, job, 0); err != nil {
 		c.t.Fatalf("registering %s: %v", *job.ID, err)
 	}
 	return *job.ID
@@ -176,7 +188,7 @@ func client(status string) func(run.Update) bool {
 
 func (c *contract) job(id string) run.JobState {
 	c.t.Helper()
-	s, err := c.s.Cluster.Job(c.ctx, id)
+	s, err := c.jobs.Job(c.ctx, id)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -198,7 +210,7 @@ func (c *contract) runs(t *testing.T) {
 func (c *contract) twice(t *testing.T) {
 	job := c.s.Job(c.id("twice"), scriptSucceed)
 	id := c.register(job)
-	if err := c.s.Cluster.Register(c.ctx, job, 0); !errors.Is(err, run.ErrConflict) {
+	if err := c.jobs.Register(c.ctx, job, 0); !errors.Is(err, run.ErrConflict) {
 		t.Errorf("registering it again: %v, want ErrConflict", err)
 	}
 	c.until(id, "a complete allocation", client("complete"))
@@ -221,7 +233,7 @@ func (c *contract) fails(t *testing.T) {
 func (c *contract) stops(t *testing.T) {
 	id := c.register(c.s.Job(c.id("stops"), scriptSleep))
 	c.until(id, "a running allocation", client("running"))
-	if err := c.s.Cluster.Stop(c.ctx, id); err != nil {
+	if err := c.jobs.Stop(c.ctx, id); err != nil {
 		t.Fatal(err)
 	}
 	a := c.until(id, "an allocation that has ended", func(u run.Update) bool { return u.Alloc != nil && u.Alloc.Ended() }).Alloc
@@ -231,16 +243,16 @@ func (c *contract) stops(t *testing.T) {
 	if s := c.job(id); !s.Stopped {
 		t.Errorf("job = %+v", s)
 	}
-	if err := c.s.Cluster.Stop(c.ctx, c.id("nothing")); err != nil {
+	if err := c.jobs.Stop(c.ctx, c.id("nothing")); err != nil {
 		t.Errorf("stopping what is not there: %v", err)
 	}
 }
 
 func (c *contract) missing(t *testing.T) {
-	if _, err := c.s.Cluster.Job(c.ctx, c.id("nothing")); !errors.Is(err, run.ErrNoJob) {
+	if _, err := c.jobs.Job(c.ctx, c.id("nothing")); !errors.Is(err, run.ErrNoJob) {
 		t.Errorf("Job = %v, want ErrNoJob", err)
 	}
-	if err := c.s.Cluster.Register(c.ctx, c.s.Job(c.id("absent"), scriptSucceed), 7); !errors.Is(err, run.ErrConflict) {
+	if err := c.jobs.Register(c.ctx, c.here(c.s.Job(c.id("absent"), scriptSucceed)), 7); !errors.Is(err, run.ErrConflict) {
 		t.Errorf("registering a new job at index 7: %v, want ErrConflict", err)
 	}
 }
@@ -249,7 +261,7 @@ func (c *contract) files(t *testing.T) {
 	id := c.register(c.s.Job(c.id("files"), scriptSucceed))
 	a := c.until(id, "a complete allocation", client("complete")).Alloc
 	read := func(stream string, tail int64) string {
-		r, err := c.s.Cluster.Logs(c.ctx, a.ID, jobspec.TaskName, stream, tail, false)
+		r, err := c.jobs.Logs(c.ctx, a.ID, jobspec.TaskName, stream, tail, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -269,16 +281,16 @@ func (c *contract) files(t *testing.T) {
 	if got := read("stderr", 0); got != "oops\n" {
 		t.Errorf("stderr = %q", got)
 	}
-	if b, err := c.s.Cluster.ReadFile(c.ctx, a.ID, scriptFile, 3, 4); err != nil || string(b) != "3456" {
+	if b, err := c.jobs.ReadFile(c.ctx, a.ID, scriptFile, 3, 4); err != nil || string(b) != "3456" {
 		t.Errorf("a piece of a file = %q, %v", b, err)
 	}
-	if b, err := c.s.Cluster.ReadFile(c.ctx, a.ID, scriptFile, 100, 4); err != nil || len(b) != 0 {
+	if b, err := c.jobs.ReadFile(c.ctx, a.ID, scriptFile, 100, 4); err != nil || len(b) != 0 {
 		t.Errorf("a piece after a file's end = %q, %v", b, err)
 	}
-	if b, err := c.s.Cluster.ReadFile(c.ctx, a.ID, jobspec.TaskName+"/local/not-there", 0, 100); err != nil || len(b) != 0 {
+	if b, err := c.jobs.ReadFile(c.ctx, a.ID, jobspec.TaskName+"/local/not-there", 0, 100); err != nil || len(b) != 0 {
 		t.Errorf("a file that is not there = %q, %v; want nothing", b, err)
 	}
-	if _, err := c.s.Cluster.Logs(c.ctx, "00000000-0000-0000-0000-000000000000", jobspec.TaskName, "stdout", 0, false); !errors.Is(err, run.ErrNoLog) {
+	if _, err := c.jobs.Logs(c.ctx, "00000000-0000-0000-0000-000000000000", jobspec.TaskName, "stdout", 0, false); !errors.Is(err, run.ErrNoLog) {
 		t.Errorf("the log of an unknown allocation: %v, want ErrNoLog", err)
 	}
 }
@@ -289,7 +301,7 @@ func (c *contract) waits(t *testing.T) {
 	if s := c.job(id); s.Waits != *u.Waits || s.Dead || len(s.Allocs) != 0 {
 		t.Errorf("job = %+v, want it to wait because %q", s, *u.Waits)
 	}
-	if err := c.s.Cluster.Stop(c.ctx, id); err != nil {
+	if err := c.jobs.Stop(c.ctx, id); err != nil {
 		t.Error(err)
 	}
 }
@@ -310,15 +322,15 @@ func (c *contract) resumes(t *testing.T) {
 func (c *contract) signals(t *testing.T) {
 	id := c.register(c.s.Job(c.id("signals"), scriptSignal))
 	a := c.until(id, "a running allocation", client("running")).Alloc
-	if err := c.s.Cluster.Signal(c.ctx, a.ID, "SIGHUP"); err != nil {
+	if err := c.jobs.Signal(c.ctx, a.ID, "SIGHUP"); err != nil {
 		t.Fatal(err)
 	}
 	// A shell that has not set its trap yet dies of it: it got the signal, too.
 	c.until(id, "its end", func(u run.Update) bool { return u.Alloc != nil && u.Alloc.Ended() })
-	if err := c.s.Cluster.Signal(c.ctx, a.ID, "SIGHUP"); !errors.Is(err, run.ErrNoTask) {
+	if err := c.jobs.Signal(c.ctx, a.ID, "SIGHUP"); !errors.Is(err, run.ErrNoTask) {
 		t.Errorf("a signal to an allocation that has ended: %v, want ErrNoTask", err)
 	}
-	if err := c.s.Cluster.Signal(c.ctx, "00000000-0000-0000-0000-000000000000", "SIGHUP"); !errors.Is(err, run.ErrNoTask) {
+	if err := c.jobs.Signal(c.ctx, "00000000-0000-0000-0000-000000000000", "SIGHUP"); !errors.Is(err, run.ErrNoTask) {
 		t.Errorf("a signal to an allocation that is not there: %v, want ErrNoTask", err)
 	}
 }
@@ -327,7 +339,7 @@ func (c *contract) replaces(t *testing.T) {
 	id := c.register(c.s.Job(c.id("replaces"), scriptSleep))
 	first := c.until(id, "a running allocation", client("running")).Alloc
 	for range 2 { // the second time changes nothing
-		if err := c.s.Cluster.StopAlloc(c.ctx, first.ID); err != nil {
+		if err := c.jobs.StopAlloc(c.ctx, first.ID); err != nil {
 			t.Fatal(err)
 		}
 		c.until(id, "another running allocation", func(u run.Update) bool {
@@ -337,10 +349,34 @@ func (c *contract) replaces(t *testing.T) {
 	if s := c.job(id); len(s.Allocs) != 2 || s.Stopped {
 		t.Errorf("job = %+v", s)
 	}
-	if err := c.s.Cluster.StopAlloc(c.ctx, "00000000-0000-0000-0000-000000000000"); err != nil {
+	if err := c.jobs.StopAlloc(c.ctx, "00000000-0000-0000-0000-000000000000"); err != nil {
 		t.Errorf("stopping what is not there: %v", err)
 	}
-	if err := c.s.Cluster.Stop(c.ctx, id); err != nil {
+	if err := c.jobs.Stop(c.ctx, id); err != nil {
 		t.Error(err)
+	}
+}
+
+func (c *contract) apart(t *testing.T) {
+	id := c.register(c.s.Job(c.id("apart"), scriptSucceed))
+	u := c.until(id, "a complete allocation", client("complete"))
+	if want := cmp.Or(c.s.Namespace, api.DefaultNamespace); cmp.Or(u.Namespace, api.DefaultNamespace) != want || u.Alloc.Namespace != u.Namespace {
+		t.Errorf("told of namespace %q and %q, want %q", u.Namespace, u.Alloc.Namespace, want)
+	}
+	elsewhere := c.s.Cluster.In("drover-nowhere")
+	if there, err := elsewhere.Exist(c.ctx); err != nil || there {
+		t.Errorf("a namespace that is not there: %v, %v", there, err)
+	}
+	if there, err := c.jobs.Exist(c.ctx); err != nil || !there {
+		t.Errorf("a namespace that is there: %v, %v", there, err)
+	}
+	if _, err := elsewhere.Job(c.ctx, id); !errors.Is(err, run.ErrNoJob) {
+		t.Errorf("the job of another namespace: %v, want ErrNoJob", err)
+	}
+	job := c.s.Job(c.id("lost"), scriptSucceed)
+	job.Namespace = new("drover-nowhere")
+	var refused *run.RefusedError
+	if err := elsewhere.Register(c.ctx, job, 0); !errors.As(err, &refused) || !strings.Contains(err.Error(), "drover-nowhere") {
+		t.Errorf("registering a job in a namespace that is not there: %v, want a RefusedError", err)
 	}
 }

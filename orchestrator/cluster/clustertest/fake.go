@@ -87,18 +87,37 @@ type Cluster struct {
 	mu      sync.Mutex
 	faults  func(when, call, jobID string) error
 	index   uint64
-	jobs    map[string]*job
+	jobs    map[string]*job // by keyOf
 	allocs  map[string]*alloc
 	log     []event // of the stream
 	changed chan struct{}
 	cut     chan struct{}
 	full    string         // why nothing can be placed
-	starts  map[string]int // by job ID, of a gang those of rank 0
-	gpus    []*gpu
-	lists   int            // of the nodes
-	signals map[string]int // by job ID
+	starts  map[string]int // by job, of a gang those of rank 0
+	// namespaces are those that exist beside the default.
+	namespaces map[string]bool
+	gpus       []*gpu
+	lists      int            // of the nodes
+	signals    map[string]int // by job ID
 	// nodeIndexes are those of the nodes' last changes, by name.
 	nodeIndexes map[string]uint64
+}
+
+// keyOf names a job, as others are named like it in other namespaces.
+func keyOf(namespace, id string) string {
+	if namespace == "" || namespace == api.DefaultNamespace {
+		return id
+	}
+	return namespace + "/" + id
+}
+
+func (j *job) key() string { return keyOf(deref(j.spec.Namespace), *j.spec.ID) }
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
 }
 
 type job struct {
@@ -134,7 +153,7 @@ func New(artifacts *Artifacts, behave func(Task) Exit) *Cluster {
 		artifacts: artifacts, behave: behave, ctx: ctx, stop: stop, index: 10,
 		jobs: map[string]*job{}, allocs: map[string]*alloc{}, starts: map[string]int{},
 		changed: make(chan struct{}), cut: make(chan struct{}),
-		signals: map[string]int{}, nodeIndexes: map[string]uint64{},
+		signals: map[string]int{}, nodeIndexes: map[string]uint64{}, namespaces: map[string]bool{},
 	}
 }
 
@@ -158,6 +177,7 @@ func (a *alloc) end() {
 }
 
 // Starts is how often the task of each job has started, of a gang that of rank 0.
+// Jobs are named by ID, those of other namespaces by "namespace/ID".
 func (c *Cluster) Starts() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -223,7 +243,7 @@ func (c *Cluster) Purge(jobID string) {
 			delete(c.allocs, a.ID)
 		}
 		delete(c.jobs, jobID)
-		c.announce(run.Update{JobID: jobID})
+		c.announce(j.news())
 	}
 }
 
@@ -260,11 +280,18 @@ func (c *Cluster) call(ctx context.Context, name, jobID string, f func() error) 
 }
 
 // Register submits a job.
-func (c *Cluster) Register(ctx context.Context, spec *api.Job, base uint64) error {
+func (n namespace) Register(ctx context.Context, spec *api.Job, base uint64) error {
+	c, key := n.Cluster, keyOf(n.name, *spec.ID)
 	return c.call(ctx, "Register", *spec.ID, func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		j := c.jobs[*spec.ID]
+		if !n.exists() {
+			return &run.RefusedError{Reason: fmt.Sprintf("job %q is in nonexistent namespace %q", *spec.ID, n.name)}
+		}
+		if keyOf(deref(spec.Namespace), *spec.ID) != key {
+			return fmt.Errorf("mismatched request namespace %q and %q", n.name, deref(spec.Namespace))
+		}
+		j := c.jobs[key]
 		if j == nil && base != 0 || j != nil && j.index != base {
 			return run.ErrConflict
 		}
@@ -273,7 +300,7 @@ func (c *Cluster) Register(ctx context.Context, spec *api.Job, base uint64) erro
 		}
 		if j == nil {
 			j = &job{}
-			c.jobs[*spec.ID] = j
+			c.jobs[key] = j
 		} else {
 			j.version++
 		}
@@ -282,7 +309,7 @@ func (c *Cluster) Register(ctx context.Context, spec *api.Job, base uint64) erro
 		j.revisions = append(j.revisions, spec)
 		if *spec.Type == api.JobTypeService {
 			j.deployments = append(j.deployments, run.DeploymentState{JobVersion: j.version, Revision: spec.Meta[jobspec.MetaRevision], Run: spec.Meta[jobspec.MetaRun], Status: "running"})
-			c.announce(run.Update{JobID: *spec.ID})
+			c.announce(j.news())
 		}
 		c.place(j)
 		return nil
@@ -305,12 +332,13 @@ func (j *job) missing() []int {
 
 // place starts what a job lacks, as far as there is room. c.mu is held.
 func (c *Cluster) place(j *job) {
-	id := *j.spec.ID
 	j.waiting = false
 	for _, rank := range j.missing() {
 		if waits := c.waits(j, rank); waits != "" {
 			j.waiting = true
-			c.announce(run.Update{JobID: id, Waits: &waits})
+			u := j.news()
+			u.Waits = &waits
+			c.announce(u)
 			continue
 		}
 		c.start(j, rank)
@@ -319,11 +347,10 @@ func (c *Cluster) place(j *job) {
 
 // start starts an allocation of a job. c.mu is held.
 func (c *Cluster) start(j *job, rank int) {
-	id := *j.spec.ID
-	start, name := 1, id
+	start, name := 1, j.key()
 	if rank == 0 {
-		c.starts[id]++
-		start = c.starts[id]
+		c.starts[name]++
+		start = c.starts[name]
 	} else {
 		name += "/rank-" + strconv.Itoa(rank)
 		for _, a := range j.allocs {
@@ -334,8 +361,8 @@ func (c *Cluster) start(j *job, rank int) {
 	}
 	c.index++
 	a := &alloc{files: map[string]string{}, done: make(chan struct{}), signals: make(chan string, 16), Alloc: run.Alloc{
-		ID:    fmt.Sprintf("%s/%d", name, start),
-		JobID: id, NodeID: "n" + strconv.Itoa(start+rank), NodeName: "node-" + strconv.Itoa(start+rank), Rank: rank,
+		ID:        fmt.Sprintf("%s/%d", name, start),
+		Namespace: deref(j.spec.Namespace), JobID: *j.spec.ID, NodeID: "n" + strconv.Itoa(start+rank), NodeName: "node-" + strconv.Itoa(start+rank), Rank: rank,
 		Created: c.index, JobVersion: j.version, Client: "pending", Desired: "run",
 	}}
 	if n := asked(j.spec, rank); n > 0 {
@@ -482,10 +509,15 @@ func (c *Cluster) publish(a *alloc) {
 	a.Modified = c.index
 	snapshot := a.Alloc
 	snapshot.Events = slices.Clone(a.Events)
-	c.announce(run.Update{JobID: a.JobID, Alloc: &snapshot})
+	c.announce(run.Update{Namespace: a.Namespace, JobID: a.JobID, Alloc: &snapshot})
 	if a.Ended() {
 		c.placeWaiting()
 	}
+}
+
+// news is that something is new about a job.
+func (j *job) news() run.Update {
+	return run.Update{Namespace: deref(j.spec.Namespace), JobID: *j.spec.ID}
 }
 
 func (c *Cluster) announce(u run.Update) {
@@ -496,11 +528,12 @@ func (c *Cluster) announce(u run.Update) {
 }
 
 // Job says how a job stands.
-func (c *Cluster) Job(ctx context.Context, id string) (s run.JobState, err error) {
+func (n namespace) Job(ctx context.Context, id string) (s run.JobState, err error) {
+	c := n.Cluster
 	err = c.call(ctx, "Job", id, func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		j := c.jobs[id]
+		j := c.jobs[keyOf(n.name, id)]
 		if j == nil {
 			return run.ErrNoJob
 		}
@@ -520,11 +553,12 @@ func (c *Cluster) Job(ctx context.Context, id string) (s run.JobState, err error
 }
 
 // Stop ends a job's tasks.
-func (c *Cluster) Stop(ctx context.Context, id string) error {
+func (n namespace) Stop(ctx context.Context, id string) error {
+	c := n.Cluster
 	return c.call(ctx, "Stop", id, func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		j := c.jobs[id]
+		j := c.jobs[keyOf(n.name, id)]
 		if j == nil {
 			return nil
 		}
@@ -541,7 +575,7 @@ func (c *Cluster) Stop(ctx context.Context, id string) error {
 			}
 			c.publish(a)
 		}
-		c.announce(run.Update{JobID: id})
+		c.announce(j.news())
 		return nil
 	})
 }
@@ -578,11 +612,12 @@ func (c *Cluster) Watch(ctx context.Context, index uint64, connected func(), rep
 }
 
 // ReadFile reads a piece of a file.
-func (c *Cluster) ReadFile(ctx context.Context, allocID, path string, offset, limit int64) (b []byte, err error) {
+func (n namespace) ReadFile(ctx context.Context, allocID, path string, offset, limit int64) (b []byte, err error) {
+	c := n.Cluster
 	err = c.call(ctx, "ReadFile", allocID, func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if a := c.allocs[allocID]; a != nil {
+		if a := n.alloc(allocID); a != nil {
 			text := a.files[path]
 			text = text[min(offset, int64(len(text))):]
 			b = []byte(text[:min(limit, int64(len(text)))])
@@ -593,11 +628,12 @@ func (c *Cluster) ReadFile(ctx context.Context, allocID, path string, offset, li
 }
 
 // Logs reads what an ended task has said.
-func (c *Cluster) Logs(ctx context.Context, allocID, task, stream string, tail int64, follow bool) (r io.ReadCloser, err error) {
+func (n namespace) Logs(ctx context.Context, allocID, task, stream string, tail int64, follow bool) (r io.ReadCloser, err error) {
+	c := n.Cluster
 	err = c.call(ctx, "Logs", allocID, func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		a := c.allocs[allocID]
+		a := n.alloc(allocID)
 		if a == nil {
 			return run.ErrNoLog
 		}

@@ -161,10 +161,10 @@ func (c *Cluster) Instances(ctx context.Context, nodeID string) (out []run.Insta
 }
 
 // Signal gives a task a signal.
-func (c *Cluster) Signal(ctx context.Context, allocID, signal string) error {
-	jobID := ""
+func (n namespace) Signal(ctx context.Context, allocID, signal string) error {
+	c, jobID := n.Cluster, ""
 	c.mu.Lock()
-	a := c.allocs[allocID]
+	a := n.alloc(allocID)
 	if a != nil {
 		jobID = a.JobID
 	}
@@ -185,17 +185,18 @@ func (c *Cluster) Signal(ctx context.Context, allocID, signal string) error {
 }
 
 // StopAlloc ends an allocation; another takes its place.
-func (c *Cluster) StopAlloc(ctx context.Context, allocID string) error {
+func (n namespace) StopAlloc(ctx context.Context, allocID string) error {
+	c := n.Cluster
 	return c.call(ctx, "StopAlloc", allocID, func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		a := c.allocs[allocID]
+		a := n.alloc(allocID)
 		if a == nil || a.Ended() || a.Desired != "run" {
 			return nil
 		}
 		a.Desired = "stop"
 		a.end()
-		j := c.jobs[a.JobID]
+		j := c.jobs[keyOf(a.Namespace, a.JobID)]
 		if *j.spec.Type == api.JobTypeService {
 			a.Client = "complete"
 		}
