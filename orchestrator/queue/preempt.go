@@ -253,10 +253,13 @@ func (p *pass) cover(e *entry, o *option, all []*entry, cost func(*entry) float6
 	for i, v := range all {
 		order[i] = priced{v, cost(v)}
 	}
-	slices.SortFunc(order, func(a, b priced) int {
-		// Among equals: the lowest priority, then the latest.
-		return cmp.Or(cmp.Compare(a.cost, b.cost), cmp.Compare(a.Priority, b.Priority), older(b.entry, a.entry))
-	})
+	before := func(a, b priced) bool { // among equals: the lowest priority, then the latest
+		if a.cost != b.cost {
+			return a.cost < b.cost
+		}
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), older(b.entry, a.entry)) < 0
+	}
+	heapify(order, before) // few of them are needed
 	fit := func() bool {
 		_, n := l.find(e, o, e.Min)
 		return n > 0
@@ -264,7 +267,11 @@ func (p *pass) cover(e *entry, o *option, all []*entry, cost func(*entry) float6
 	next := func() bool {
 		for len(order) > 0 {
 			v := order[0].entry
-			order = order[1:]
+			order[0] = order[len(order)-1]
+			order = order[:len(order)-1]
+			if len(order) > 0 {
+				sink(order, 0, before)
+			}
 			if v.node == e.node || p.reclaims(l, e, o, v.node) {
 				l.release(v.held())
 				victims = append(victims, v)
