@@ -85,14 +85,14 @@ type pass struct {
 	found     map[ask]found
 	vainly    map[int]bool     // by queue: rules do not allow to evict enough
 	inVain    map[needKey]bool // evicting would delay a reservation
-	evictable map[int]bool     // by queue, whether anybody may be asked to leave
+	evictable map[int][]*entry // by queue, who may be asked to leave
 }
 
 func (s *State) newPass(now time.Time) *pass {
 	return &pass{State: s, now: now, lateSince: now.Add(-s.policy.Patience), gone: map[*entry]bool{},
 		reserved: map[int]*shadow{}, walks: map[int]int{}, decidedFirst: map[*entry]bool{}, due: map[*need]bool{},
 		reasons: map[*entry]Reason{},
-		found:   map[ask]found{}, vainly: map[int]bool{}, inVain: map[needKey]bool{}, evictable: map[int]bool{}}
+		found:   map[ask]found{}, vainly: map[int]bool{}, inVain: map[needKey]bool{}, evictable: map[int][]*entry{}}
 }
 
 // found is what was found for at most so many members of a shape after so many

@@ -154,22 +154,26 @@ func (p *pass) lenders(e *entry, o *option) func(yield func(int) bool) {
 			return
 		}
 		for _, i := range p.tree.below[p.tree.nodes[e.node].root] {
-			if i != e.node && p.reclaims(l, e, o, i) && p.anyMayLeave(i) && !yield(i) {
+			if i != e.node && p.reclaims(l, e, o, i) && len(p.mayAllLeave(i)) > 0 && !yield(i) {
 				return
 			}
 		}
 	}
 }
 
-// anyMayLeave reports whether at the start of the pass anybody of queue i might be
-// asked to leave.
-func (p *pass) anyMayLeave(i int) bool {
-	may, ok := p.evictable[i]
+// mayAllLeave are the jobs of queue i who might be asked to leave at the start of the
+// pass, or when this was first asked.
+func (p *pass) mayAllLeave(i int) []*entry {
+	all, ok := p.evictable[i]
 	if !ok {
-		may = slices.ContainsFunc(p.byNode[i], p.mayLeave)
-		p.evictable[i] = may
+		for _, v := range p.byNode[i] {
+			if p.mayLeave(v) {
+				all = append(all, v)
+			}
+		}
+		p.evictable[i] = all
 	}
-	return may
+	return all
 }
 
 // mayEvict reports whether anybody might be asked for e, and nobody was in vain.
@@ -190,18 +194,18 @@ func (p *pass) mayEvict(e *entry) bool {
 
 // candidates are those who may be asked for e, one by one.
 func (p *pass) candidates(e *entry, o *option) (all []*entry) {
-	add := func(from []*entry) {
+	add := func(from []*entry, may func(v *entry) bool) {
 		for _, v := range from {
-			if p.mayLeave(v) && slices.ContainsFunc(v.held().option.parts, func(a part) bool {
+			if may(v) && slices.ContainsFunc(v.held().option.parts, func(a part) bool {
 				return slices.ContainsFunc(o.parts, func(b part) bool { return a.flavor == b.flavor })
 			}) {
 				all = append(all, v)
 			}
 		}
 	}
-	add(p.below(e))
+	add(p.below(e), p.mayLeave)
 	for i := range p.lenders(e, o) {
-		add(p.byNode[i])
+		add(p.mayAllLeave(i), func(v *entry) bool { return !p.gone[v] })
 	}
 	return all
 }
