@@ -130,7 +130,7 @@ func (r *replay) quotasChange() (bool, error) {
 	for _, i := range r.outside {
 		j := &r.jobs[i]
 		var err error
-		if j.why, err = refusal(r.state.Submit(j.asked)); err != nil {
+		if j.why, err = j.refusal(r.state.Submit(j.asked)); err != nil {
 			return true, err
 		}
 		if j.why != "" {

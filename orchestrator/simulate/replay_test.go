@@ -191,7 +191,7 @@ func TestRefusedAndStranded(t *testing.T) {
 	}{
 		"more than all nodes have":       {"a,0,1,,1,9,a,", "", "needs 9 GPUs, and all nodes together have 2 that will do", ""},
 		"more than any node has":         {"a,0,1,,4,1,a,", "", "needs 4 GPUs, and all nodes together have 2 that will do", ""},
-		"in pieces":                      {"a,0,1,,2,1,a,", "", "all nodes together have room for 0", ""},
+		"in pieces":                      {"a,0,1,,2,1,a,G2", "", "needs 2 GPUs of G2 on one node, 1 times; empty nodes have room for 0", ""},
 		"a model that no node has":       {"a,0,1,,1,1,a,H100|T4", "", "no node has a GPU of model H100 or T4; there are G2", ""},
 		"more than its quota can be":     {"a,0,1,,2,1,small,", quotas, `"small" limits its queue to 1`, ""},
 		"a budget of nothing":            {"a,0,1,,1,1,spent,", quotas, "", "budget"},

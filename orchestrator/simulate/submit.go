@@ -25,7 +25,7 @@ func (r *replay) comes(i int) error {
 		return nil
 	}
 	r.describe(j)
-	why, err := refusal(r.atMost.Check(j.asked))
+	why, err := j.refusal(r.atMost.Check(j.asked))
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (r *replay) comes(i int) error {
 		r.refuse(j, why)
 		return nil
 	}
-	if j.why, err = refusal(r.state.Submit(j.asked)); err != nil {
+	if j.why, err = j.refusal(r.state.Submit(j.asked)); err != nil {
 		return err
 	}
 	if j.why != "" {
@@ -43,16 +43,39 @@ func (r *replay) comes(i int) error {
 	return nil
 }
 
-// refusal is why the queue refused a job; err is any other error.
-func refusal(from error) (why string, err error) {
+// refusal is why the queue refused j; err is any other error.
+func (j *job) refusal(from error) (why string, err error) {
 	var refused *queue.Refusal
 	switch {
+	case errors.As(from, &refused) && len(refused.Reason.Raise) == 0:
+		// It is not about quotas, and the queue does not know what else a member asks for.
+		return fmt.Sprintf("needs %s on one node, %d times; empty nodes have room for %d; add larger nodes, or ask for less",
+			j.each(), j.Min, refused.Reason.Placeable), nil
 	case errors.As(from, &refused):
 		return refused.Reason.String(), nil
 	case errors.Is(from, queue.ErrInvalid): // amounts out of all proportion, or a flavor that nobody has a quota of
 		return from.Error(), nil
 	}
 	return "", from
+}
+
+// each is what a member asks for, in words.
+func (j *job) each() string {
+	var parts []string
+	if gpu := queue.Amount(j.Each.GPUMilli()); gpu > 0 {
+		what := gpu.String() + " GPUs"
+		if len(j.Each.Models) > 0 {
+			what += " of " + strings.Join(j.Each.Models, " or ")
+		}
+		parts = append(parts, what)
+	}
+	if j.Each.CPUMilli > 0 {
+		parts = append(parts, queue.Amount(j.Each.CPUMilli).String()+" cores")
+	}
+	if j.Each.MemoryMiB > 0 {
+		parts = append(parts, fmt.Sprintf("%d MiB", j.Each.MemoryMiB))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // waits notes that a job waits, and when it may evict others.
