@@ -151,7 +151,7 @@ func pass(ctx context.Context, file string, f flow) (passed, error) {
 	defer wg.Wait()
 	defer stop()
 	wg.Go(func() { s.Run(ctx, l) })
-	for _, err := s.Queue(ctx); err != nil; _, err = s.Queue(ctx) { // it does not know the cluster yet
+	for _, err := s.Queue(ctx, admission.Filter{}); err != nil; _, err = s.Queue(ctx, admission.Filter{}) { // it does not know the cluster yet
 		time.Sleep(time.Millisecond)
 	}
 	start, before := time.Now(), writtenBytes()

@@ -158,7 +158,7 @@ func TestEviction(t *testing.T) {
 		if len(w.devices("low", 2)) != 4 {
 			t.Errorf("low goes on with %v", w.devices("low", 2))
 		}
-		v, err := w.Queue(t.Context())
+		v, err := w.Queue(t.Context(), admission.Filter{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -370,7 +370,7 @@ func TestMissingInstances(t *testing.T) {
 		}
 		w.cluster.change(func() { w.cluster.allocs = []inventory.Alloc{instance("i2", "n2", device)} })
 		w.settle()
-		v, err := w.Queue(t.Context())
+		v, err := w.Queue(t.Context(), admission.Filter{})
 		if err != nil {
 			t.Fatal(err)
 		}

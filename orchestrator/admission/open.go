@@ -2,6 +2,7 @@ package admission
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -309,9 +310,13 @@ func (s *Scheduler) submit(r *Row) {
 		s.reopen = true
 		return
 	}
-	if err := s.state.Submit(j); err != nil {
+	var refusal *queue.Refusal
+	switch err := s.state.Submit(j); {
+	case errors.As(err, &refusal): // a state that is made anew tells why it waits
+		s.reopen = true
+	case err != nil:
 		s.parked[r.ID] = err.Error()
-		return
+	default:
+		r.Job = j
 	}
-	r.Job = j
 }

@@ -43,6 +43,8 @@ const (
 	// each time, up to avoidMost.
 	avoidFirst = 2 * time.Second
 	avoidMost  = 10 * time.Minute
+	// maxLooking is how many forecasts are made at once.
+	maxLooking = 2
 )
 
 // Scheduler decides about requests. Its methods may be called from many
@@ -52,6 +54,7 @@ type Scheduler struct {
 	listener Listener
 	bell     chan struct{}
 	stale    chan struct{} // the cluster is to be asked
+	looking  chan struct{} // full while as many look ahead as may at once
 
 	mu      sync.Mutex
 	letters []func()
@@ -94,7 +97,7 @@ func New(c Config) *Scheduler {
 	c.Settle = cmp.Or(c.Settle, 100*time.Millisecond)
 	c.Backoff = cmp.Or(c.Backoff, 250*time.Millisecond)
 	return &Scheduler{
-		config: c, bell: make(chan struct{}, 1), stale: make(chan struct{}, 1),
+		config: c, bell: make(chan struct{}, 1), stale: make(chan struct{}, 1), looking: make(chan struct{}, maxLooking),
 		rows: map[queue.JobID]*Row{}, changes: map[queue.JobID]bool{},
 		waits: map[queue.JobID]told{}, parked: map[queue.JobID]string{},
 	}

@@ -1,13 +1,11 @@
 package admission
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"slices"
+	"strings"
 	"time"
 
-	"github.com/drover-ml/drover/orchestrator/forecast"
 	"github.com/drover-ml/drover/orchestrator/problem"
 	"github.com/drover-ml/drover/orchestrator/queue"
 )
@@ -15,14 +13,12 @@ import (
 // Entry is work in the queue, or work that holds what the queue gives out.
 type Entry struct {
 	Task      queue.JobID   `json:"task" doc:"RUN/NODE, or RUN/NODE/TRIAL; of other work, alloc/ALLOCATION"`
-	Workspace string        `json:"workspace,omitempty"`
+	Workspace string        `json:"workspace" doc:"Of other work, whose it counts as"`
 	Queue     queue.QueueID `json:"queue"`
 	State     string        `json:"state" enum:"waiting,admitted,leaving,foreign" doc:"leaving: it makes room for another task; foreign: Drover did not submit it"`
-	// Position counts those that wait by when they are expected to start, from 1.
-	Position int       `json:"position,omitempty" doc:"Among those that wait, by when they are expected to start"`
-	Priority int       `json:"priority"`
-	Members  int       `json:"members" doc:"That run, or the fewest that it starts with"`
-	Needs    Resources `json:"needs" doc:"Of all members, by flavor"`
+	Priority  int           `json:"priority"`
+	Members   int           `json:"members" doc:"That run, or the fewest that it starts with"`
+	Needs     Resources     `json:"needs" doc:"Of all members, by flavor"`
 	// Submitted is when its run was, Started when it was admitted.
 	Submitted time.Time  `json:"submitted"`
 	Started   *time.Time `json:"started,omitempty"`
@@ -30,10 +26,15 @@ type Entry struct {
 	Nodes     []string   `json:"nodes,omitempty" doc:"Names of the nodes that its members are on"`
 	Devices   []string   `json:"devices,omitempty"`
 	For       string     `json:"for,omitempty" doc:"The task that it makes room for"`
+	Outlook              // of work that waits
+}
 
-	// What follows is of work that waits.
-	Reason   *Reason    `json:"reason,omitempty"`
-	Expected *time.Time `json:"expected,omitempty" doc:"When it starts, if nothing else is submitted and all run as long as they declare; missing: not in the next 90 days"`
+// Outlook is why work waits, and when it starts.
+type Outlook struct {
+	// Position counts those that wait by when they are expected to start, from 1.
+	Position int        `json:"position,omitempty" doc:"Among all that wait, by when they are expected to start; those of which that is not foreseen come last, by priority and age"`
+	Reason   *Reason    `json:"reason,omitempty" doc:"Missing: it starts at once"`
+	Expected *time.Time `json:"expected,omitempty" doc:"When it starts, if nothing else is submitted and all run as long as they declare; missing: not as far as the forecast reaches"`
 	OnNodes  []string   `json:"on_nodes,omitempty" doc:"Where it starts then"`
 	Evicts   []Victim   `json:"evicts,omitempty" doc:"What makes room for it then"`
 }
@@ -43,10 +44,10 @@ type Resources map[queue.Flavor]string
 
 // Reason is why a task waits.
 type Reason struct {
-	Code string `json:"code" doc:"One of too_large, queue_limit, quota_in_use, no_place, reserved, behind_head, preemption_delay, evicting, held; or no_node: no node can have it"`
+	Code string `json:"code" enum:"too_large,queue_limit,quota_in_use,no_place,reserved,behind_head,preemption_delay,evicting,held,no_node,no_class"`
 	Text string `json:"text"`
 	// Subject is the queue or cohort whose limit it is, or the task before it.
-	Subject   string     `json:"subject,omitempty"`
+	Subject   string     `json:"subject,omitempty" doc:"The queue or cohort whose limit it is, or the task before it"`
 	Flavor    string     `json:"flavor,omitempty"`
 	Need      string     `json:"need,omitempty" doc:"Of the flavor, at least"`
 	Have      string     `json:"have,omitempty" doc:"What it could have of that"`
@@ -56,8 +57,12 @@ type Reason struct {
 	Raise     Resources  `json:"raise,omitempty" doc:"The smallest addition to its workspace's nominal quota that takes this reason away"`
 }
 
-// NoNode is the code of a task that no node of the cluster can have.
-const NoNode = "no_node"
+// Reasons beside those of the queue: no node of the cluster can have a task, or the
+// priority class that it names is not for it.
+const (
+	NoNode  = "no_node"
+	NoClass = "no_class"
+)
 
 // Victim is a task that makes room.
 type Victim struct {
@@ -69,8 +74,28 @@ type Victim struct {
 // then those that wait, in order.
 type View struct {
 	At      time.Time `json:"at"`
-	Entries []Entry   `json:"entries"`
+	Running int       `json:"running" doc:"How many run of those that were asked for, listed or not"`
+	Waiting int       `json:"waiting" doc:"How many wait of those that were asked for, listed or not"`
+	// Until is how far the forecast reaches; nil: it is complete.
+	Until   *time.Time `json:"until,omitempty" doc:"How far the forecast reaches, if it is not complete"`
+	Entries []Entry    `json:"entries"`
 }
+
+// Filter says which entries of a view are wanted; the zero value: all.
+type Filter struct {
+	Workspace string
+	Task      queue.JobID
+	Waiting   bool // only what waits
+	Limit     int  // so many that run, and so many that wait; 0: all
+}
+
+func (f Filter) wants(task queue.JobID, q queue.QueueID) bool {
+	return (f.Task == "" || f.Task == task) && (f.Workspace == "" || f.Workspace == workspaceOf(q))
+}
+
+// workspaceOf is the workspace that a queue is of: see
+// [workspace.Definitions.QueueFor].
+func workspaceOf(q queue.QueueID) string { return strings.TrimSuffix(string(q), "/serving") }
 
 // answerWithin is how long a question may take. The scheduler answers none while it
 // cannot store what it has decided.
@@ -80,6 +105,17 @@ const answerWithin = 10 * time.Second
 func (s *Scheduler) do(ctx context.Context, f func() error) error {
 	done := make(chan error, 1)
 	s.tell(func() { done <- f() })
+	return answer(ctx, done)
+}
+
+// afterPass is do once all that was told before is decided on, and that is stored.
+func (s *Scheduler) afterPass(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	s.tell(func() { s.outbox = append(s.outbox, func() { done <- f() }) })
+	return answer(ctx, done)
+}
+
+func answer(ctx context.Context, done <-chan error) error {
 	late := time.NewTimer(answerWithin)
 	defer late.Stop()
 	select {
@@ -92,186 +128,20 @@ func (s *Scheduler) do(ctx context.Context, f func() error) error {
 	}
 }
 
-// frozen is what a decision goes by, to be looked at elsewhere.
-type frozen struct {
-	snap   queue.Snapshot
-	places queue.Places
-	at     time.Time
-	view   View
-	names  func(queue.Place) []string
-}
-
-func (s *Scheduler) freeze(ctx context.Context) (*frozen, error) {
-	f := &frozen{}
-	err := s.do(ctx, func() error {
-		if s.state == nil {
-			return notYet()
-		}
-		f.at = time.Now().UTC()
-		f.snap, f.places = s.state.Snapshot(), s.cluster.fleet.Clone()
-		f.view, f.names = s.view(f.snap, f.at), s.cluster.nodeNames
-		for i := range f.view.Entries {
-			if e := &f.view.Entries[i]; e.State == "waiting" {
-				why := s.reasonOf(e.Task)
-				e.Reason = &why
-			}
-		}
-		for id, why := range s.parked {
-			f.view.Entries = append(f.view.Entries, s.parkedEntry(s.rows[id], why))
-		}
-		return nil
-	})
-	return f, err
-}
-
-// view is a snapshot without reasons.
-func (s *Scheduler) view(snap queue.Snapshot, at time.Time) View {
-	v := View{At: at, Entries: []Entry{}}
-	for _, r := range snap.Running {
-		v.Entries = append(v.Entries, s.runningEntry(r))
-	}
-	for _, j := range snap.Waiting {
-		e := entryOf(j, j.Min, 0)
-		e.State = "waiting"
-		if r := s.rows[j.ID]; r != nil {
-			e.Workspace = r.Workspace
-		}
-		v.Entries = append(v.Entries, e)
-	}
-	return v
-}
-
-func (s *Scheduler) parkedEntry(r *Row, why string) Entry {
-	return Entry{
-		Task: r.ID, Workspace: r.Workspace, Queue: s.definitions.QueueFor(r.Workspace, r.Serving), State: "waiting", Priority: r.Priority,
-		Members: r.Min, Needs: Resources{}, Submitted: r.Submitted, Evictions: r.Evictions, Reason: &Reason{Code: NoNode, Text: why},
-	}
-}
-
-func entryOf(j queue.Job, members, option int) Entry {
-	needs := Resources{}
-	for f, a := range j.Option(option) {
-		if a > 0 {
-			needs[f] = (a * queue.Amount(members)).String()
-		}
-	}
-	return Entry{
-		Task: j.ID, Queue: j.Queue, Priority: j.Priority, Members: members, Needs: needs, Submitted: j.Submitted, Evictions: j.Evictions,
-	}
-}
-
-func (s *Scheduler) runningEntry(r queue.Running) Entry {
-	e := entryOf(r.Job, r.Run.Members, r.Run.Option)
-	e.Started, e.State = &r.Run.Started, "admitted"
-	switch row := s.rows[r.ID]; {
-	case r.Foreign:
-		e.State = "foreign"
-	case row != nil:
-		e.Workspace, e.For = row.Workspace, string(row.For)
-	}
-	if r.Run.Leaving {
-		e.State = "leaving"
-	}
-	e.Nodes, e.Devices = s.cluster.nodeNames(r.Run.Place), nil
-	for _, spot := range r.Run.Place {
-		e.Devices = append(e.Devices, spot.Devices...)
-	}
-	return e
-}
-
-func (c *cluster) nodeNames(p queue.Place) []string {
-	var names []string
-	for _, spot := range p {
-		name := string(spot.Node)
-		if n := c.byID[spot.Node]; n != nil {
-			name = n.Name
-		}
-		names = append(names, name)
-	}
-	return names
-}
-
-func (s *Scheduler) reasonOf(id queue.JobID) Reason {
-	why, err := s.state.Why(id)
-	if err != nil {
-		return Reason{Text: err.Error()}
-	}
-	r := Reason{
-		Code: string(why.Code), Text: why.String(), Subject: why.Subject, Flavor: string(why.Flavor),
-		Members: why.Members, Placeable: why.Placeable,
-	}
-	if why.Flavor != "" {
-		r.Need, r.Have = why.Need.String(), why.Have.String()
-	}
-	if !why.Until.IsZero() {
-		r.Until = &why.Until
-	}
-	for f, a := range why.Raise {
-		if r.Raise == nil {
-			r.Raise = Resources{}
-		}
-		r.Raise[f] = a.String()
-	}
-	return r
-}
-
 // Queue is the queue as it stands, with a forecast.
-func (s *Scheduler) Queue(ctx context.Context) (View, error) {
+func (s *Scheduler) Queue(ctx context.Context, filter Filter) (View, error) {
+	defer s.takeTurn()()
 	f, err := s.freeze(ctx)
 	if err != nil {
 		return View{}, err
 	}
-	return f.look()
+	return f.look(ctx, filter)
 }
 
-// look adds a forecast to a view, and puts it in order.
-func (f *frozen) look() (View, error) {
-	ahead, err := forecast.Of(f.snap, f.places, f.at)
-	if err != nil {
-		return View{}, err
-	}
-	starts := make(map[queue.JobID]*forecast.Start, len(ahead.Starts))
-	for i := range ahead.Starts {
-		// A job that is evicted in the future starts more than once.
-		if st := &ahead.Starts[i]; starts[st.Job] == nil {
-			starts[st.Job] = st
-		}
-	}
-	for i := range f.view.Entries {
-		e := &f.view.Entries[i]
-		st := starts[e.Task]
-		if e.State != "waiting" || st == nil {
-			continue
-		}
-		e.Expected, e.Position = &st.At, st.Order
-		e.OnNodes = f.names(st.Place)
-		for _, v := range st.Evicts {
-			e.Evicts = append(e.Evicts, Victim{v.Job, v.LostSeconds})
-		}
-	}
-	slices.SortStableFunc(f.view.Entries, func(a, b Entry) int {
-		if wa, wb := a.State == "waiting", b.State == "waiting"; wa != wb {
-			if wa {
-				return 1
-			}
-			return -1
-		}
-		if a.State != "waiting" {
-			return cmp.Or(a.Started.Compare(*b.Started), cmp.Compare(a.Task, b.Task))
-		}
-		if (a.Position == 0) != (b.Position == 0) {
-			return cmp.Compare(b.Position, a.Position)
-		}
-		return cmp.Or(cmp.Compare(a.Position, b.Position), a.Submitted.Compare(b.Submitted), cmp.Compare(a.Task, b.Task))
-	})
-	n := 0
-	for i := range f.view.Entries {
-		if e := &f.view.Entries[i]; e.State == "waiting" {
-			n++
-			e.Position = n
-		}
-	}
-	return f.view, nil
+// takeTurn waits until not too many look ahead at once.
+func (s *Scheduler) takeTurn() (done func()) {
+	s.looking <- struct{}{}
+	return func() { <-s.looking }
 }
 
 // Using is what is in use now, by queue.

@@ -35,7 +35,7 @@ func handler(t testing.TB, w *apitest.World, change ...func(*api.Config)) http.H
 	}
 	t.Cleanup(func() { store.Close() })
 	cfg := api.Config{
-		Runs: w, History: w, Models: w, Endpoints: w, Incidents: w, Artifacts: store,
+		Runs: w, History: w, Models: w, Endpoints: w, Incidents: w, Queue: w, Artifacts: store,
 		Gateway: "http://127.0.0.1:4681", Version: "test", Logger: slog.New(slog.DiscardHandler),
 	}
 	for _, c := range change {

@@ -40,7 +40,11 @@ The action of a step is one of
   fail     it cannot run, for the reason shown
   decide   gates, models and endpoints, once their time comes
 
-Without a server, or with -offline, nothing is known to be cached.
+For tasks that would be queued now it says what the queue would do: when they
+start and where, why not at once, and what makes room for them.
+
+Without a server, or with -offline, nothing is known to be cached, and nothing of
+the queue.
 
 With -out, each job is written to DIR/<job ID>.json, a file that
 nomad job run -json accepts.`,
@@ -148,6 +152,7 @@ func (a *app) printPlan(p *pipeline.Pipeline, plan run.Plan, out string) {
 		}
 	}
 	a.screen.Print(t)
+	a.printOutlook(plan)
 	if len(jobs) == 0 {
 		a.screen.Printf("\nNo job would be registered now.\n")
 		return
@@ -163,6 +168,44 @@ func (a *app) printPlan(p *pipeline.Pipeline, plan run.Plan, out string) {
 		a.screen.Printf("The jobs themselves: drover plan -out DIR, or -json\n")
 	} else {
 		a.screen.Printf("Wrote %s to %s; nomad job run -json FILE takes each of them.\n", show.Count(len(jobs), "file"), strings.TrimSuffix(out, "/"))
+	}
+}
+
+// printOutlook tells what the queue would do.
+func (a *app) printOutlook(plan run.Plan) {
+	if plan.NoQueue != "" {
+		a.screen.Printf("\nWhen tasks would start is not known: %s\n", term.Clean(plan.NoQueue))
+	}
+	var rows [][]string
+	var evicted []string
+	more := 0
+	for _, n := range plan.Nodes {
+		for _, e := range n.Queue {
+			if len(rows) == maxJobs {
+				more++
+				continue
+			}
+			_, task, _ := strings.Cut(string(e.Task), "/")
+			why := ""
+			if e.Reason != nil {
+				why = term.Clean(e.Reason.Text)
+			}
+			rows = append(rows, []string{task, needs(e.Needs, e.Members), starts(e.Outlook, a.Now()), some(e.OnNodes), why})
+			for _, v := range e.Evicts {
+				evicted = append(evicted, fmt.Sprintf("%s would make room for %s, and lose %s", v.Task, task, lost(v)))
+			}
+		}
+	}
+	if len(rows) == 0 {
+		return
+	}
+	a.screen.Printf("\n")
+	a.printTable([]string{"IN THE QUEUE", "NEEDS", "STARTS", "ON", "WHY NOT NOW"}, rows, nil, nil)
+	if more > 0 {
+		a.screen.Printf("… and %d more\n", more)
+	}
+	for _, line := range evicted {
+		a.screen.Printf("%s\n", line)
 	}
 }
 

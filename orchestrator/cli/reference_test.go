@@ -35,7 +35,7 @@ func TestReference(t *testing.T) {
 	}
 }
 
-var commandLine = regexp.MustCompile(`(?m)^  ([a-z]+) {2,}[A-Z]`)
+var commandLine = regexp.MustCompile(`(?m)^  ([a-z-]+) {2,}[A-Z]`)
 
 // writeReference writes a command's help and that of all commands below it.
 func writeReference(t *testing.T, b *strings.Builder, path []string) {

@@ -62,7 +62,7 @@ func TestScripts(t *testing.T) {
 			}
 			gateway := httptest.NewServer(http.HandlerFunc(predict))
 			srv := httptest.NewServer(api.New(api.Config{
-				Runs: w, History: w, Models: w, Endpoints: w, Incidents: w, Workspaces: spaces, Artifacts: store,
+				Runs: w, History: w, Models: w, Endpoints: w, Incidents: w, Queue: w, Workspaces: spaces, Artifacts: store,
 				Gateway: "http://gateway.example", Version: "test", Logger: slog.New(slog.DiscardHandler),
 			}))
 			env.Defer(func() {

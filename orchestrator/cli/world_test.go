@@ -50,6 +50,7 @@ func newWorld() *apitest.World {
 	w.AddIncident(failover.Incident{ID: "inc1", Fault: fault("GPU-0001", "gpu-01", "Xid 48: double-bit ECC error"), Cause: "Xid 48: double-bit ECC error",
 		Seen: *at(100), Ended: at(700), Times: 2, Affected: []failover.Affected{}})
 	w.AddIncident(incident())
+	addQueue(w)
 	w.AddModel(
 		registry.Model{Workspace: "default", Name: "digits", Latest: 2, Aliases: map[string]int{"champion": 2}, Updated: *at(40)},
 		version(2, 0.953, "champion"), version(1, 0.941),

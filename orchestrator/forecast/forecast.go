@@ -2,11 +2,14 @@
 // itself decide about a future in which nothing else is submitted and jobs end when
 // they say.
 //
-// It is pure. On a state that does not change its first decisions are those that
-// the queue makes.
+// It is pure. Its first decisions are those that the queue makes on the same
+// snapshot. What it leaves out: jobs that move together ([queue.State.Consolidate]),
+// checkpoints to come, and quotas that change with time. Those who make room are gone
+// at once.
 package forecast
 
 import (
+	"container/heap"
 	"fmt"
 	"slices"
 	"time"
@@ -16,7 +19,7 @@ import (
 
 // Limits of how far it looks.
 const (
-	// MaxSteps is how many moments are looked at.
+	// MaxSteps is how many decisions are made.
 	MaxSteps = 20_000
 	// Horizon is how far ahead.
 	Horizon = 90 * 24 * time.Hour
@@ -35,42 +38,83 @@ type Start struct {
 
 // Forecast is what is going to happen.
 type Forecast struct {
-	Starts []Start // in order
-	// Evictions are of jobs that run now.
+	// Starts are in order. A job that is evicted has several.
+	Starts []Start
+	// Evictions are of jobs that run now, each once.
 	Evictions []queue.Evict
-	// Open are jobs that do not start within the limits, or never.
+	// Open are jobs that wait when the forecast ends, sorted.
 	Open []queue.JobID
+	// Until is how far it reaches; zero: to the end, after which nothing starts.
+	Until time.Time
 }
 
-// Of looks ahead from a snapshot.
-func Of(snap queue.Snapshot, places queue.Places, now time.Time) (Forecast, error) {
+// Future is a state that moves on.
+type Future struct {
+	state  *queue.State
+	policy queue.Policy
+	now    time.Time
+	first  queue.Plan
+	steps  int
+
+	waiting map[queue.JobID]queue.Job
+	running map[queue.JobID]*run
+	leaving []queue.JobID
+	ends    runs                          // by end
+	turns   turns                         // when something else may change
+	evicts  map[queue.JobID][]queue.Evict // by whom it is for
+	present map[queue.JobID]bool          // runs since before the forecast
+	out     Forecast
+}
+
+// Open makes a snapshot's first decision. places must have nothing taken.
+func Open(snap queue.Snapshot, places queue.Places, now time.Time) (*Future, error) {
 	s, err := queue.Open(snap, places)
+	if err != nil {
+		return nil, fmt.Errorf("looking ahead: %w", err)
+	}
+	f := &Future{
+		state: s, policy: s.Policy(), now: now, waiting: make(map[queue.JobID]queue.Job, len(snap.Waiting)),
+		running: map[queue.JobID]*run{}, evicts: map[queue.JobID][]queue.Evict{}, present: map[queue.JobID]bool{},
+	}
+	for _, j := range snap.Waiting {
+		f.wait(j)
+	}
+	for _, r := range snap.Running {
+		if r.Foreign {
+			continue // nobody knows when it ends
+		}
+		f.present[r.ID] = true
+		f.run(r.Job, r.Run.Started)
+		if r.Run.Leaving {
+			f.leaving = append(f.leaving, r.ID)
+		}
+	}
+	for _, q := range snap.Queues {
+		if q.Held != nil && q.Held.Until.After(now) {
+			heap.Push(&f.turns, turn{at: q.Held.Until})
+		}
+	}
+	f.first = s.Plan(now)
+	return f, nil
+}
+
+// First is the first decision: that of [queue.State.Plan] on the snapshot.
+func (f *Future) First() queue.Plan { return f.first }
+
+// Why is why a job waits after the first decision, before Play. There is an error for
+// one that the decision starts.
+func (f *Future) Why(id queue.JobID) (queue.Reason, error) { return f.state.Why(id) }
+
+// Play goes on until nothing waits or nothing more can change, within the limits, and
+// as long as more says so, which it is asked before each decision; nil: it always
+// does. It may be called once.
+func (f *Future) Play(more func() bool) (Forecast, error) {
+	complete, err := f.play(more)
 	if err != nil {
 		return Forecast{}, fmt.Errorf("looking ahead: %w", err)
 	}
-	p := s.Snapshot().Policy
-	f := future{state: s, policy: p, now: now, waiting: map[queue.JobID]queue.Job{}, evicts: map[queue.JobID][]queue.Evict{}, leaving: map[queue.JobID]bool{}}
-	for _, j := range snap.Waiting {
-		f.waiting[j.ID] = j
-	}
-	running := map[queue.JobID]bool{}
-	for _, r := range snap.Running {
-		running[r.ID] = true
-		if !r.Foreign {
-			f.runs = append(f.runs, run{r.Job, f.end(r.Job, r.Run.Started)})
-		}
-		if r.Run.Leaving { // it is gone any moment
-			f.leaving[r.ID] = true
-		}
-	}
-	if err := f.play(); err != nil {
-		return Forecast{}, fmt.Errorf("looking ahead: %w", err)
-	}
-	for _, v := range f.evicted {
-		if running[v.Job] {
-			f.out.Evictions = append(f.out.Evictions, v)
-			delete(running, v.Job)
-		}
+	if !complete {
+		f.out.Until = f.now
 	}
 	for id := range f.waiting {
 		f.out.Open = append(f.out.Open, id)
@@ -79,131 +123,141 @@ func Of(snap queue.Snapshot, places queue.Places, now time.Time) (Forecast, erro
 	return f.out, nil
 }
 
-// future is a state that moves on.
-type future struct {
-	state   *queue.State
-	policy  queue.Policy
-	now     time.Time
-	waiting map[queue.JobID]queue.Job
-	runs    []run
-	leaving map[queue.JobID]bool
-	evicts  map[queue.JobID][]queue.Evict // by whom it is for
-	evicted []queue.Evict
-	out     Forecast
+// play is false if it went to its limits.
+func (f *Future) play(more func() bool) (complete bool, err error) {
+	last := f.now.Add(Horizon)
+	p := f.first
+	for {
+		if err := f.apply(p); err != nil {
+			return false, err
+		}
+		if p.Empty() {
+			next, ok := f.next()
+			if len(f.waiting) == 0 || !ok {
+				return true, nil
+			}
+			if next.After(last) {
+				f.now = last
+				return false, nil
+			}
+			f.now = next
+			if err := f.endRuns(); err != nil {
+				return false, err
+			}
+		}
+		if f.steps++; f.steps >= MaxSteps || more != nil && !more() {
+			return false, nil
+		}
+		p = f.state.Plan(f.now)
+	}
 }
 
-// run is a job that runs, and when it ends.
-type run struct {
-	queue.Job
-	end time.Time
+// apply does what a plan says. Those that make room are gone at once, and wait again.
+func (f *Future) apply(p queue.Plan) error {
+	if err := f.state.Apply(p, f.now); err != nil {
+		return err
+	}
+	for _, st := range p.Start {
+		j := f.waiting[st.Job]
+		delete(f.waiting, st.Job)
+		f.run(j, f.now)
+		f.out.Starts = append(f.out.Starts, Start{Job: st.Job, At: f.now, Order: len(f.out.Starts) + 1, Place: st.Place, Evicts: f.evicts[st.Job]})
+		delete(f.evicts, st.Job)
+	}
+	for _, e := range p.Evict {
+		f.leaving = append(f.leaving, e.Job)
+		f.evicts[e.For] = append(f.evicts[e.For], e)
+		if f.present[e.Job] {
+			f.out.Evictions = append(f.out.Evictions, e)
+			delete(f.present, e.Job)
+		}
+	}
+	for _, id := range f.leaving {
+		r := f.running[id]
+		if r == nil {
+			return fmt.Errorf("job %s makes room and does not run", id)
+		}
+		if err := f.state.Requeue(id, f.now); err != nil {
+			return err
+		}
+		r.gone = true
+		delete(f.running, id)
+		r.Job.Queued = f.now
+		f.wait(r.Job)
+	}
+	f.leaving = nil
+	return nil
 }
 
-// end is when a job ends that has started at a time. One that is over its time
-// ends any moment.
-func (f *future) end(j queue.Job, started time.Time) time.Time {
+func (f *Future) wait(j queue.Job) {
+	f.waiting[j.ID] = j
+	if queued := j.Queued; f.policy.PreemptionDelay > 0 {
+		if queued.IsZero() {
+			queued = j.Submitted
+		}
+		if may := queued.Add(f.policy.PreemptionDelay); may.After(f.now) {
+			heap.Push(&f.turns, turn{at: may, delayed: j.ID})
+		}
+	}
+}
+
+func (f *Future) run(j queue.Job, started time.Time) {
 	d := j.RunTime
 	if d <= 0 {
 		d = f.policy.RunTime
 	}
-	if end := started.Add(d); end.After(f.now) {
-		return end
+	r := &run{Job: j, end: started.Add(d)}
+	if r.end.Before(f.now) { // it is over its time, and ends any moment
+		r.end = f.now
 	}
-	return f.now
-}
-
-func (f *future) play() error {
-	last := f.now.Add(Horizon)
-	for range MaxSteps {
-		if err := f.settle(); err != nil {
-			return err
-		}
-		if len(f.waiting) == 0 {
-			return nil
-		}
-		next, ok := f.next()
-		if !ok || next.After(last) {
-			return nil
-		}
-		f.now = next
-		if err := f.endRuns(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// settle decides until nothing more happens now. Those that make room are gone at
-// once, and wait again.
-func (f *future) settle() error {
-	for {
-		for id := range f.leaving {
-			if err := f.requeue(id); err != nil {
-				return err
-			}
-		}
-		p := f.state.Plan(f.now)
-		if err := f.state.Apply(p, f.now); err != nil {
-			return err
-		}
-		for _, st := range p.Start {
-			j := f.waiting[st.Job]
-			delete(f.waiting, st.Job)
-			f.runs = append(f.runs, run{j, f.end(j, f.now)})
-			f.out.Starts = append(f.out.Starts, Start{Job: st.Job, At: f.now, Order: len(f.out.Starts) + 1, Place: st.Place, Evicts: f.evicts[st.Job]})
-		}
-		for _, e := range p.Evict {
-			f.leaving[e.Job] = true
-			f.evicts[e.For] = append(f.evicts[e.For], e)
-			f.evicted = append(f.evicted, e)
-		}
-		if p.Empty() {
-			return nil
-		}
+	f.running[j.ID] = r
+	heap.Push(&f.ends, r)
+	if may := started.Add(f.policy.MinRunTime); j.Preemptible && may.After(f.now) {
+		heap.Push(&f.turns, turn{at: may})
 	}
 }
 
-func (f *future) requeue(id queue.JobID) error {
-	delete(f.leaving, id)
-	i := slices.IndexFunc(f.runs, func(r run) bool { return r.ID == id })
-	if i < 0 {
-		return fmt.Errorf("job %s makes room and does not run", id)
+// next is the next moment at which something may change: a job ends, or may be
+// evicted, or one has waited long enough to evict others, or a queue is held no more.
+func (f *Future) next() (time.Time, bool) {
+	for len(f.ends) > 0 && f.ends[0].gone {
+		heap.Pop(&f.ends)
 	}
-	f.waiting[id] = f.runs[i].Job
-	f.runs = slices.Delete(f.runs, i, i+1)
-	return f.state.Requeue(id, f.now)
+	for len(f.turns) > 0 && (!f.turns[0].at.After(f.now) || !f.matters(f.turns[0])) {
+		heap.Pop(&f.turns)
+	}
+	switch {
+	case len(f.ends) == 0 && len(f.turns) == 0:
+		return time.Time{}, false
+	case len(f.turns) == 0 || len(f.ends) > 0 && !f.turns[0].at.Before(f.ends[0].end):
+		return f.ends[0].end, true
+	}
+	return f.turns[0].at, true
 }
 
-// next is the next moment at which something may change: a job ends, or one has
-// waited long enough to evict others.
-func (f *future) next() (time.Time, bool) {
-	var next time.Time
-	sooner := func(t time.Time) {
-		if next.IsZero() || t.Before(next) {
-			next = t
-		}
+// matters reports whether a job still waits for a delay to be over.
+func (f *Future) matters(t turn) bool {
+	if t.delayed == "" {
+		return true
 	}
-	for _, r := range f.runs {
-		sooner(r.end)
+	if _, waits := f.waiting[t.delayed]; !waits {
+		return false
 	}
-	for id := range f.waiting {
-		if why, err := f.state.Why(id); err == nil && why.Until.After(f.now) && (why.Code == queue.PreemptionDelay || why.Code == queue.Held) {
-			sooner(why.Until)
-		}
-	}
-	return next, !next.IsZero()
+	why, err := f.state.Why(t.delayed)
+	return err == nil && why.Code == queue.PreemptionDelay
 }
 
-func (f *future) endRuns() error {
-	var stay []run
-	for _, r := range f.runs {
-		if r.end.After(f.now) {
-			stay = append(stay, r)
+func (f *Future) endRuns() error {
+	for len(f.ends) > 0 && (f.ends[0].gone || !f.ends[0].end.After(f.now)) {
+		r := heap.Pop(&f.ends).(*run)
+		if r.gone {
 			continue
 		}
 		if err := f.state.End(r.ID, f.now); err != nil {
 			return err
 		}
+		delete(f.running, r.ID)
+		delete(f.present, r.ID)
 	}
-	f.runs = stay
 	return nil
 }

@@ -37,3 +37,6 @@ func (s *State) Check(j Job) error {
 	}
 	return nil
 }
+
+// Policy is that of the snapshot, with its defaults.
+func (s *State) Policy() Policy { return s.policy }

@@ -52,22 +52,27 @@ func (a *actor) request(at *attempt) {
 	}
 	a.tell(func() { a.engine.queued(r.ID, a) })
 	spec, err := a.spec(at.task)
-	if err != nil || at.Grant != nil || spec.RunTime > 0 && spec.RunTime != spec.Timeout {
+	if err != nil || at.Grant != nil || declares(*spec) {
 		a.tell(func() { a.engine.config.Queue.Ask(r) })
 		return
 	}
 	// How long it runs is not declared, or just bounded.
 	node := at.task.node.ID
 	a.effect(func(ctx context.Context) {
-		before, err := a.engine.config.Store.Durations(ctx, a.state.Workspace, a.state.Pipeline, node, learnFrom)
-		if err != nil && ctx.Err() == nil {
+		if err := a.engine.learn(ctx, &r, a.state.Pipeline, node); err != nil && ctx.Err() == nil {
 			a.engine.config.Logger.Warn("learning how long a task runs", "task", r.ID, "error", err)
-		}
-		if learned := queue.Learned(before); learned > 0 && (r.RunTime == 0 || learned < r.RunTime) {
-			r.RunTime = learned
 		}
 		a.send(learnt{at, r})
 	})
+}
+
+// learn completes a request by how long its node ran before, if that is less.
+func (e *Engine) learn(ctx context.Context, r *admission.Request, pipeline string, node pipeline.NodeID) error {
+	before, err := e.config.Store.Durations(ctx, r.Workspace, pipeline, node, learnFrom)
+	if learned := queue.Learned(before); err == nil && learned > 0 && (r.RunTime == 0 || learned < r.RunTime) {
+		r.RunTime = learned
+	}
+	return err
 }
 
 // learnt is a request that is complete.
@@ -81,6 +86,9 @@ func (m learnt) apply(a *actor) {
 		a.tell(func() { a.engine.config.Queue.Ask(m.Request) })
 	}
 }
+
+// declares reports whether a task says how long it runs, and not just a bound.
+func declares(t pipeline.Task) bool { return t.RunTime > 0 && t.RunTime != t.Timeout }
 
 // learnFrom is from how many earlier attempts it is learned how long a task runs.
 const learnFrom = 20

@@ -6,8 +6,10 @@ import (
 
 	"github.com/hashicorp/nomad/api"
 
+	"github.com/drover-ml/drover/orchestrator/admission"
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
+	"github.com/drover-ml/drover/orchestrator/problem"
 )
 
 // Plan is what a submission would do.
@@ -15,6 +17,8 @@ type Plan struct {
 	Pipeline  string         `json:"pipeline"`
 	Variables map[string]any `json:"variables,omitempty"`
 	Nodes     []PlannedNode  `json:"nodes"`
+	// NoQueue is why nothing is said of the queue, though there is one.
+	NoQueue string `json:"no_queue,omitempty" doc:"Why nothing is said of the queue"`
 }
 
 // Action is what a plan says of a node.
@@ -42,6 +46,9 @@ type PlannedNode struct {
 	// Jobs are those that would be registered (with "plan" in the place of the
 	// run's ID); none while their tasks depend on results that are not there.
 	Jobs []*api.Job `json:"jobs,omitempty"`
+	// Queue is what the queue would do with the tasks that would be queued at once;
+	// without a queue, nothing.
+	Queue []admission.Entry `json:"queue,omitempty" doc:"What would become of its tasks in the queue now: when and where they start, why not at once, who makes room"`
 }
 
 // planID stands for the run in a plan's jobs.
@@ -50,33 +57,72 @@ const planID = "plan"
 // Plan says what a submission would do, and does nothing. What it names need
 // not have been uploaded.
 func (e *Engine) Plan(ctx context.Context, s Submission) (Plan, error) {
-	return plan(s, e.jobCluster(e.namespaceOf(s.Workspace)), func(kind pipeline.Kind, t pipeline.Task) (*CacheEntry, string) {
+	p, asks, err := plan(s, e.jobCluster(e.namespaceOf(s.Workspace)), func(kind pipeline.Kind, t pipeline.Task) (*CacheEntry, string) {
 		return e.cached(ctx, s, kind, t)
 	})
+	if err != nil || e.config.Queue == nil || len(asks) == 0 {
+		return p, err
+	}
+	return p, e.outlook(ctx, &p, asks)
+}
+
+// asking is what a task that would run asks of the queue.
+type asking struct {
+	node     int // of the plan
+	declares bool
+	admission.Request
+}
+
+// outlook adds to a plan what the queue would do.
+func (e *Engine) outlook(ctx context.Context, p *Plan, asks []asking) error {
+	requests := make([]admission.Request, len(asks))
+	for i, a := range asks {
+		if !a.declares {
+			if err := e.learn(ctx, &a.Request, p.Pipeline, p.Nodes[a.node].ID); err != nil {
+				return err
+			}
+		}
+		requests[i] = a.Request
+	}
+	entries, err := e.config.Queue.Outlook(ctx, requests)
+	switch {
+	case problem.Is(err, problem.Unavailable): // the rest of the plan holds
+		p.NoQueue = err.Error()
+		return nil
+	case err != nil:
+		return fmt.Errorf("asking the queue when tasks would start: %w", err)
+	}
+	for i, entry := range entries {
+		n := &p.Nodes[asks[i].node]
+		n.Queue = append(n.Queue, entry)
+	}
+	return nil
 }
 
 // PlanAlone is Plan without an engine: nothing is known to be cached.
 func PlanAlone(s Submission, c jobspec.Cluster) (Plan, error) {
-	return plan(s, c, func(kind pipeline.Kind, t pipeline.Task) (*CacheEntry, string) {
+	p, _, err := plan(s, c, func(kind pipeline.Kind, t pipeline.Task) (*CacheEntry, string) {
 		return nil, t.CacheKey(kind)
 	})
+	return p, err
 }
 
-func plan(s Submission, c jobspec.Cluster, cached func(pipeline.Kind, pipeline.Task) (*CacheEntry, string)) (Plan, error) {
+func plan(s Submission, c jobspec.Cluster, cached func(pipeline.Kind, pipeline.Task) (*CacheEntry, string)) (Plan, []asking, error) {
 	p, err := inspect(&s)
 	if err != nil {
-		return Plan{}, err
+		return Plan{}, nil, err
 	}
 	plan := Plan{Pipeline: p.Name, Variables: p.Variables}
 	pl := planner{submission: s, pipeline: p.Name, cluster: c, cached: cached, known: pipeline.Results{}}
-	for _, n := range p.Nodes {
+	for i, n := range p.Nodes {
 		x := PlannedNode{ID: n.ID, Kind: n.Kind, DependsOn: n.DependsOn}
+		pl.at = i
 		if err := pl.node(n, &x); err != nil {
-			return Plan{}, fmt.Errorf("planning %s: %w", n.ID, err)
+			return Plan{}, nil, fmt.Errorf("planning %s: %w", n.ID, err)
 		}
 		plan.Nodes = append(plan.Nodes, x)
 	}
-	return plan, nil
+	return plan, pl.asks, nil
 }
 
 // planner goes through a graph with the results that are known without
@@ -88,6 +134,8 @@ type planner struct {
 	// cached looks up a task's result, nil if there is none, and gives its key.
 	cached func(pipeline.Kind, pipeline.Task) (*CacheEntry, string)
 	known  pipeline.Results
+	at     int      // the node
+	asks   []asking // of the tasks that would run
 }
 
 func (p *planner) node(n *pipeline.Node, x *PlannedNode) error {
@@ -155,6 +203,11 @@ func (p *planner) task(n *pipeline.Node, trial *int, task pipeline.Task, x *Plan
 		return nil, err
 	}
 	x.Jobs = append(x.Jobs, job)
+	if n.Sweep == nil || n.Sweep.Parallel == 0 || len(x.Jobs) <= n.Sweep.Parallel { // others come once these have ended
+		r := requestOf(p.submission.Workspace, n, task)
+		r.ID, r.Attempt, r.NomadJob = TaskID(planID, n.ID, trial), 1, *job.ID
+		p.asks = append(p.asks, asking{p.at, declares(task), r})
+	}
 	return nil, nil
 }
 

@@ -146,6 +146,8 @@ type Queue interface {
 	Run(ctx context.Context, l admission.Listener)
 	// Check is the reason for which a task could never start; nil if it could.
 	Check(ctx context.Context, r admission.Request) error
+	// Outlook is what would become of requests, were they made now; it makes none.
+	Outlook(ctx context.Context, requests []admission.Request) ([]admission.Entry, error)
 	Ask(r admission.Request)
 	Ended(id queue.JobID, attempt int, again bool)
 	Declined(id queue.JobID, attempt int)

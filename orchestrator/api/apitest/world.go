@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/drover-ml/drover/orchestrator/admission"
 	"github.com/drover-ml/drover/orchestrator/failover"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/problem"
@@ -30,6 +31,12 @@ type World struct {
 	LogText map[pipeline.NodeID]string
 	Points  []run.MetricPoint
 	Origin  run.Lineage
+	// Work is the queue, and WhatIfs what it would be like with so many more nodes
+	// like one, by "LIKE=COUNT".
+	Work    []admission.Entry
+	WhatIfs map[string]admission.Comparison
+	// Outlooks are what the queue would do with nodes of a plan.
+	Outlooks map[pipeline.NodeID][]admission.Entry
 	// Fail, if it is set, is what every call fails with.
 	Fail error
 
@@ -150,7 +157,7 @@ func (w *World) Plan(_ context.Context, sub run.Submission) (run.Plan, error) {
 	}
 	plan := run.Plan{Pipeline: p.Name, Variables: p.Variables}
 	for _, n := range p.Nodes {
-		plan.Nodes = append(plan.Nodes, run.PlannedNode{ID: n.ID, Kind: n.Kind, DependsOn: n.DependsOn, Action: run.ActRun})
+		plan.Nodes = append(plan.Nodes, run.PlannedNode{ID: n.ID, Kind: n.Kind, DependsOn: n.DependsOn, Action: run.ActRun, Queue: w.Outlooks[n.ID]})
 	}
 	return plan, nil
 }

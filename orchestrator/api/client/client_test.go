@@ -32,7 +32,7 @@ func server(t *testing.T, w *apitest.World, between func(http.ResponseWriter, *h
 	if err != nil {
 		t.Fatal(err)
 	}
-	handler := api.New(api.Config{Runs: w, History: w, Models: w, Endpoints: w, Incidents: w, Artifacts: store, MaxBlobBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)})
+	handler := api.New(api.Config{Runs: w, History: w, Models: w, Endpoints: w, Incidents: w, Queue: w, Artifacts: store, MaxBlobBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)})
 	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if between == nil || !between(rw, r) {
 			handler.ServeHTTP(rw, r)
