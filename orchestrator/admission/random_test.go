@@ -181,7 +181,7 @@ func (p *play) check() {
 			}
 		}
 	}
-	v, err := p.w.Queue(p.t.Context())
+	v, err := p.w.Queue(p.t.Context(), admission.Filter{})
 	if err != nil {
 		p.t.Fatal(err)
 	}
