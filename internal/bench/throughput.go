@@ -142,8 +142,8 @@ func pass(ctx context.Context, file string, f flow) (passed, error) {
 	if err != nil {
 		return passed{}, err
 	}
-	counted := &countedStore{DB: db, want: f.Jobs, done: make(chan struct{})}
 	c := &slots{nodes: gpuNodes(f.Slots / 8), held: map[string]inventory.Alloc{}, changed: make(chan struct{}, 1)}
+	counted := &countedStore{DB: db, slots: c, want: f.Jobs, done: make(chan struct{})}
 	s := admission.New(admission.Config{Store: counted, Cluster: c, Workspaces: spaces, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	l := &noops{s: s, slots: c, jobs: f.Jobs, asked: make([]time.Time, f.Jobs), granted: make([]time.Duration, f.Jobs)}
 	ctx, stop := context.WithCancel(ctx)
@@ -190,6 +190,8 @@ func writtenBytes() (n float64) {
 // countedStore counts what the queue stores.
 type countedStore struct {
 	*store.DB
+	slots *slots
+
 	commits, rows, deleted, want int
 	done                         chan struct{}
 }
@@ -200,6 +202,9 @@ func (c *countedStore) SaveQueue(ctx context.Context, change admission.Change) e
 	}
 	c.commits++
 	c.rows += len(change.Put) + len(change.Delete)
+	for _, id := range change.Delete {
+		c.slots.release(string(id))
+	}
 	c.deleted += len(change.Delete)
 	if c.deleted == c.want {
 		close(c.done)
@@ -221,6 +226,8 @@ type noops struct {
 
 func noopID(i int) queue.JobID { return queue.JobID(fmt.Sprintf("01j9v5d0000000000000%06d/train", i)) }
 
+func nomadJob(id queue.JobID) string { return "drover-" + strings.ReplaceAll(string(id), "/", "-") }
+
 // ask asks for the next job.
 func (l *noops) ask() {
 	l.mu.Lock()
@@ -233,7 +240,7 @@ func (l *noops) ask() {
 	l.asked[i] = time.Now()
 	l.mu.Unlock()
 	l.s.Ask(admission.Request{
-		ID: noopID(i), Attempt: 1, NomadJob: "drover-" + string(noopID(i)), Workspace: "default", Priority: 50, Preemptible: true, Min: 1, Max: 1,
+		ID: noopID(i), Attempt: 1, NomadJob: nomadJob(noopID(i)), Workspace: "default", Priority: 50, Preemptible: true, Min: 1, Max: 1,
 		Ask:     inventory.Ask{CPUMHz: 100, MemoryMiB: 100, GPU: &pipeline.GPU{Count: 1, Device: "nvidia/gpu"}},
 		RunTime: time.Hour, Submitted: time.Now().UTC(),
 	})
@@ -247,8 +254,7 @@ func (l *noops) Granted(id queue.JobID, attempt int, g admission.Grant) {
 	l.mu.Lock()
 	l.granted[i] = time.Since(l.asked[i])
 	l.mu.Unlock()
-	l.slots.hold("drover-"+string(id), g)
-	l.slots.release("drover-" + string(id))
+	l.slots.hold(string(id), g)
 	l.s.Ended(id, attempt, false)
 	l.ask()
 }
@@ -262,7 +268,7 @@ type slots struct {
 	changed chan struct{}
 
 	mu   sync.Mutex
-	held map[string]inventory.Alloc // by job
+	held map[string]inventory.Alloc // by task
 }
 
 func gpuNodes(n int) []inventory.Node {
@@ -279,21 +285,24 @@ func gpuNodes(n int) []inventory.Node {
 	return nodes
 }
 
-func (c *slots) hold(job string, g admission.Grant) {
+// hold has a task's job hold what it was granted, until it is released: once its
+// end is stored.
+func (c *slots) hold(task string, g admission.Grant) {
+	job := nomadJob(queue.JobID(task))
 	a := inventory.Alloc{ID: job, JobID: job, Namespace: "default", CPUMHz: 100, MemoryMiB: 100}
 	for _, m := range g.Members {
 		a.NodeID = queue.NodeID(m.NodeID)
 		a.Devices = append(a.Devices, inventory.Devices{Vendor: "nvidia", Type: "gpu", Name: "h100", IDs: m.Devices})
 	}
 	c.mu.Lock()
-	c.held[job] = a
+	c.held[task] = a
 	c.mu.Unlock()
 	c.tell()
 }
 
-func (c *slots) release(job string) {
+func (c *slots) release(task string) {
 	c.mu.Lock()
-	delete(c.held, job)
+	delete(c.held, task)
 	c.mu.Unlock()
 	c.tell()
 }

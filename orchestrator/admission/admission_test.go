@@ -192,6 +192,44 @@ func TestForeignWorkKeepsItsDevices(t *testing.T) {
 }
 
 // A task that Nomad does not take somewhere goes elsewhere, or waits a while.
+// What is a row's own is counted once, also as allocations of others come and go.
+func TestOthersComeAndGoBesideOnesOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 4)
+		defer w.stop()
+		w.settle()
+		w.Ask(wants("a", 2))
+		w.settle()
+		own := foreign("own", "n1", w.devices("a", 1)...)
+		own.JobID = "drover-a"
+		theirs := foreign("theirs", "n1", "n1-gpu3")
+		w.cluster.change(func() { w.cluster.allocs = []inventory.Alloc{own, theirs} })
+		w.settle()
+		w.Ask(wants("b", 1))
+		w.Ask(wants("c", 1))
+		w.settle()
+		if got := w.devices("b", 1); !slices.Equal(got, []string{"n1-gpu2"}) {
+			t.Errorf("b has %v, not what neither a nor the others have", got)
+		}
+		if w.grant("c", 1) != nil {
+			t.Error("c was granted a GPU, and all were in use")
+		}
+		w.cluster.change(func() { w.cluster.allocs = []inventory.Alloc{own} })
+		w.settle()
+		if got := w.devices("c", 1); !slices.Equal(got, []string{"n1-gpu3"}) {
+			t.Errorf("c has %v after the others have gone", got)
+		}
+		w.Ended("a", 1, false)
+		w.cluster.change(func() { w.cluster.allocs = nil })
+		w.settle()
+		w.Ask(wants("d", 2))
+		w.settle()
+		if w.grant("d", 1) == nil {
+			t.Error("d waits though a has ended")
+		}
+	})
+}
+
 func TestDeclined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2, 2)

@@ -3,6 +3,7 @@ package admission
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -25,6 +26,7 @@ type frozen struct {
 	definitions workspace.Definitions
 	parked      []parked
 	makesRoom   map[queue.JobID]queue.JobID // for whom
+	gone        map[string]time.Time        // as of the scheduler
 }
 
 // parked is a row that waits and is not in the queue's state.
@@ -44,6 +46,7 @@ func (s *Scheduler) freezeInto(f *frozen) error {
 	if s.state == nil {
 		return notYet()
 	}
+	f.gone = maps.Clone(s.gone)
 	f.at = time.Now().UTC()
 	f.snap, f.places = s.state.Snapshot(), s.cluster.fleet.Clone()
 	f.cluster, f.definitions = s.cluster, s.definitions

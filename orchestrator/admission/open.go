@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"reflect"
 	"slices"
@@ -17,6 +18,7 @@ import (
 
 // cluster is what the cluster has told.
 type cluster struct {
+	asked    time.Time // what came later may not be in it
 	nodes    []inventory.Node
 	allocs   []inventory.Alloc
 	services []Service
@@ -27,16 +29,21 @@ type cluster struct {
 	flavors []inventory.Flavor
 }
 
-func newCluster(nodes []inventory.Node, allocs []inventory.Alloc, services []Service) *cluster {
-	c := &cluster{nodes: nodes, allocs: allocs, services: services, byID: make(map[queue.NodeID]*inventory.Node, len(nodes))}
+func newCluster(asked time.Time, nodes []inventory.Node, allocs []inventory.Alloc, services []Service) *cluster {
+	c := &cluster{asked: asked, nodes: nodes, allocs: allocs, services: services, byID: make(map[queue.NodeID]*inventory.Node, len(nodes))}
 	for i := range nodes {
 		c.byID[nodes[i].ID] = &nodes[i]
 	}
 	return c
 }
 
-func (c *cluster) equal(d *cluster) bool {
-	return reflect.DeepEqual(c.nodes, d.nodes) && reflect.DeepEqual(c.allocs, d.allocs) && reflect.DeepEqual(c.services, d.services)
+// fits reports whether a state that was made of c can follow what d has: other
+// allocations, but of no endpoint.
+func (c *cluster) fits(d *cluster) bool {
+	if !reflect.DeepEqual(c.nodes, d.nodes) || !reflect.DeepEqual(c.services, d.services) {
+		return false
+	}
+	return !slices.ContainsFunc(c.services, func(svc Service) bool { return c.count(svc.JobID) != d.count(svc.JobID) })
 }
 
 // has reports whether a job holds anything.
@@ -100,7 +107,7 @@ func (s *Scheduler) open(ctx context.Context, now time.Time) error {
 		s.rows[j.ID].Job = j
 	}
 	s.definitions, s.cluster.fleet, s.state, s.parked, s.next, s.reopen = d, fleet, state, o.parked, o.next, false
-	s.others = o.others
+	s.others, s.opened = o.others, now
 	return nil
 }
 
@@ -169,7 +176,6 @@ func (o *opening) snapshot(ctx context.Context, rows map[queue.JobID]*Row) (queu
 		return queue.Snapshot{}, err
 	}
 	o.seen = map[string]bool{}
-	ours := map[string]bool{} // Nomad jobs
 	waiting := map[queue.JobID]bool{}
 	for _, id := range slices.Sorted(maps.Keys(rows)) {
 		r := rows[id]
@@ -182,17 +188,12 @@ func (o *opening) snapshot(ctx context.Context, rows map[queue.JobID]*Row) (queu
 				waiting[id] = true
 			}
 		case Admitted, Leaving, Observed:
-			if r.NomadJob != "" {
-				ours[r.NomadJob] = true
-			}
 			o.seen[r.Workspace] = true
 			o.snap.Running = append(o.snap.Running, queue.Running{Job: r.Job, Run: *r.Run})
 		}
 	}
-	for _, a := range o.s.cluster.allocs {
-		if !ours[a.JobID] {
-			o.foreign(a)
-		}
+	for a := range o.s.foreign(rows) {
+		o.foreign(a)
 	}
 	for _, id := range o.s.memory.Claims {
 		if waiting[id] {
@@ -265,6 +266,55 @@ func priorityOf(d workspace.Definitions, r Request) (int, error) {
 // that is declared.
 const Elsewhere = "(elsewhere)"
 
+// foreign are the allocations that none of these rows is of.
+func (s *Scheduler) foreign(rows map[queue.JobID]*Row) iter.Seq[inventory.Alloc] {
+	ours := map[string]bool{} // Nomad jobs
+	for job := range s.gone {
+		ours[job] = true
+	}
+	for _, r := range rows {
+		if r.Run != nil && r.NomadJob != "" {
+			ours[r.NomadJob] = true
+		}
+	}
+	return func(yield func(inventory.Alloc) bool) {
+		for _, a := range s.cluster.allocs {
+			if !ours[a.JobID] && !yield(a) {
+				return
+			}
+		}
+	}
+}
+
+// followOthers takes in which allocations of others have come and gone.
+func (s *Scheduler) followOthers(now time.Time) {
+	o := s.opening(now)
+	there := map[queue.JobID]bool{}
+	for a := range s.foreign(s.rows) {
+		id := foreignID(a)
+		if there[id] = true; !s.state.Has(id) {
+			o.foreign(a)
+		}
+	}
+	s.others = slices.DeleteFunc(s.others, func(x other) bool {
+		if there[x.ID] {
+			return false
+		}
+		s.must(s.state.End(x.ID, now))
+		return true
+	})
+	for _, x := range o.others {
+		if !s.state.HasQueue(x.Queue) { // the first of its workspace
+			s.reopen = true
+			return
+		}
+		s.must(s.state.Found(x.Running, now))
+	}
+	s.others = append(s.others, o.others...)
+}
+
+func foreignID(a inventory.Alloc) queue.JobID { return queue.JobID("alloc/" + a.ID) }
+
 // foreign counts an allocation that no row is of: another's, or an endpoint's.
 func (o *opening) foreign(a inventory.Alloc) {
 	ws := a.Meta[jobspec.MetaWorkspace]
@@ -280,9 +330,9 @@ func (o *opening) foreign(a inventory.Alloc) {
 	if since.IsZero() {
 		since = o.now
 	}
-	r.ID, r.Submitted, r.Run.Started = "alloc/"+r.ID, since, since
-	o.others = append(o.others, other{r, ws})
+	r.ID, r.Submitted, r.Run.Started = foreignID(a), since, since
 	r.Queue = o.d.QueueFor(ws, a.Meta[jobspec.MetaEndpoint] != "")
+	o.others = append(o.others, other{r, ws})
 	o.snap.Running = append(o.snap.Running, r)
 }
 

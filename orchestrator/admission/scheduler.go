@@ -39,6 +39,9 @@ const (
 	tick = time.Second
 	// maxRounds bounds the plans of one pass; what is left is done in the next.
 	maxRounds = 16
+	// reopenEvery is after how long the state is made anew by a change of what the
+	// cluster has, so that new work is expected to be like that which is there now.
+	reopenEvery = time.Minute
 	// avoidFirst is how long a node is avoided that did not take a task; it doubles
 	// each time, up to avoidMost.
 	avoidFirst = 2 * time.Second
@@ -68,6 +71,11 @@ type Scheduler struct {
 	charged time.Time            // when all were last
 	// others are what holds something and is of no row, as of the last opening.
 	others []other
+	// gone are Nomad jobs of ours that hold nothing any more, whatever was heard of
+	// the cluster before.
+	gone map[string]time.Time
+	// opened is when the state was made.
+	opened time.Time
 	// consolidated is when it was last looked whether others could move.
 	consolidated time.Time
 	waits        map[queue.JobID]told
@@ -99,7 +107,7 @@ func New(c Config) *Scheduler {
 	return &Scheduler{
 		config: c, bell: make(chan struct{}, 1), stale: make(chan struct{}, 1), looking: make(chan struct{}, maxLooking),
 		rows: map[queue.JobID]*Row{}, changes: map[queue.JobID]bool{},
-		waits: map[queue.JobID]told{}, parked: map[queue.JobID]string{},
+		waits: map[queue.JobID]told{}, parked: map[queue.JobID]string{}, gone: map[string]time.Time{},
 	}
 }
 
@@ -323,6 +331,9 @@ func (s *Scheduler) ended(id queue.JobID, attempt int, again bool) {
 	r := s.rows[id]
 	if r == nil || attempt < r.Attempt {
 		return
+	}
+	if r.NomadJob != "" && !r.Serving {
+		s.gone[r.NomadJob] = time.Now()
 	}
 	s.charge(r, time.Now().UTC())
 	if again && r.Phase == Leaving && attempt == r.Attempt && s.requeue(r) {
@@ -679,11 +690,12 @@ func (s *Scheduler) askCluster(ctx context.Context) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	asked := time.Now()
 	nodes, allocs, err := s.config.Cluster.Inventory(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return newCluster(nodes, allocs, services), nil
+	return newCluster(asked, nodes, allocs, services), nil
 }
 
 // takeIn takes in what the cluster has.
@@ -694,11 +706,19 @@ func (s *Scheduler) takeIn(c *cluster) {
 			s.reopen = true
 		}
 	}
-	if s.cluster != nil && s.cluster.equal(c) {
+	before := s.cluster
+	s.cluster = c
+	maps.DeleteFunc(s.gone, func(_ string, at time.Time) bool { return at.Before(c.asked) })
+	if before == nil {
+		s.reopen = true
 		return
 	}
-	if s.cluster != nil && reflect.DeepEqual(s.cluster.nodes, c.nodes) {
-		c.bare, c.flavors = s.cluster.bare, s.cluster.flavors
+	if reflect.DeepEqual(before.nodes, c.nodes) {
+		c.fleet, c.bare, c.flavors = before.fleet, before.bare, before.flavors
 	}
-	s.cluster, s.reopen = c, true
+	if s.state == nil || c.fleet == nil || !before.fits(c) || c.asked.After(s.opened.Add(reopenEvery)) {
+		s.reopen = true
+		return
+	}
+	s.followOthers(time.Now().UTC())
 }

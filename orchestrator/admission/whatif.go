@@ -218,7 +218,7 @@ func (s *Scheduler) suppose(ctx context.Context, f *frozen, rows []Row, sup Supp
 		r.Submitted = f.at
 		all[r.ID] = &Row{Request: r, Phase: Waiting, Queued: f.at}
 	}
-	supposed := &Scheduler{config: s.config, cluster: newCluster(nodes, f.cluster.allocs, f.cluster.services)}
+	supposed := &Scheduler{config: s.config, gone: f.gone, cluster: newCluster(f.cluster.asked, nodes, f.cluster.allocs, f.cluster.services)}
 	supposed.memory = Memory{Claims: f.snap.Claims, Promises: f.snap.Promises, Served: f.snap.Served}
 	o := opening{s: supposed, d: d, fleet: fleet, now: f.at, options: map[string]option{}, parked: map[queue.JobID]string{}}
 	g := &frozen{at: f.at, places: fleet, cluster: supposed.cluster, definitions: d, makesRoom: f.makesRoom}

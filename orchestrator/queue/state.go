@@ -107,15 +107,9 @@ func Open(snap Snapshot, places Places) (*State, error) {
 		served: make([]Served, len(t.nodes)*len(t.flavors)),
 	}
 	for _, r := range snap.Running {
-		e, err := s.newEntry(r.Job)
+		e, err := s.newRunning(r)
 		if err != nil {
 			return nil, err
-		}
-		if r.Run.Members < 1 || r.Run.Members > e.Max {
-			return nil, fmt.Errorf("%w job %q: it runs with %d members", ErrInvalid, e.ID, r.Run.Members)
-		}
-		if r.Run.Option < 0 || r.Run.Option > len(e.Or) {
-			return nil, fmt.Errorf("%w job %q: it runs with option %d", ErrInvalid, e.ID, r.Run.Option)
 		}
 		s.add(e)
 		s.run(e, r.Run)
@@ -143,6 +137,21 @@ func Open(snap Snapshot, places Places) (*State, error) {
 		s.promises = append(s.promises, e)
 	}
 	return s, s.openServed(snap.Served)
+}
+
+// newRunning is an entry of a job that runs, which it checks.
+func (s *State) newRunning(r Running) (*entry, error) {
+	e, err := s.newEntry(r.Job)
+	if err != nil {
+		return nil, err
+	}
+	if r.Run.Members < 1 || r.Run.Members > e.Max {
+		return nil, fmt.Errorf("%w job %q: it runs with %d members", ErrInvalid, e.ID, r.Run.Members)
+	}
+	if r.Run.Option < 0 || r.Run.Option > len(e.Or) {
+		return nil, fmt.Errorf("%w job %q: it runs with option %d", ErrInvalid, e.ID, r.Run.Option)
+	}
+	return e, nil
 }
 
 func (s *State) openServed(served []Served) error {
@@ -191,6 +200,18 @@ func (s *State) Submit(j Job) error {
 	}
 	s.add(e)
 	s.wait(e)
+	return nil
+}
+
+// Found adds a job that was found running, as work that nobody submitted here.
+func (s *State) Found(r Running, now time.Time) error {
+	e, err := s.newRunning(r)
+	if err != nil {
+		return err
+	}
+	s.fold(e.node, now)
+	s.add(e)
+	s.run(e, r.Run)
 	return nil
 }
 
