@@ -250,3 +250,46 @@ func TestProtectedQueueTakesItsOwn(t *testing.T) {
 		t.Errorf("an hour later %+v start and %+v make room", p.Start, p.Evict)
 	}
 }
+
+// The floor holds against the training of another workspace within its own quota,
+// too; what else an endpoint needs may be borrowed.
+func TestFloorHoldsAcrossWorkspaces(t *testing.T) {
+	none := queue.Amount(0)
+	needs := func(gpus queue.Amount) queue.Resources {
+		return queue.Resources{"gpu": gpus * queue.One, "cpu": queue.One / 2}
+	}
+	snap := queue.Snapshot{
+		Cohorts: []queue.Cohort{{Name: "all"}, {Name: "prod", Parent: "all"}, {Name: "vision", Parent: "all"}},
+		Queues: []queue.Queue{
+			{ID: "prod/serving", Cohort: "prod", Protected: true, Quotas: map[queue.Flavor]queue.Quota{"gpu": {Nominal: queue.One, LendingLimit: &none}}},
+			{ID: "vision", Cohort: "vision", Quotas: map[queue.Flavor]queue.Quota{"gpu": {Nominal: 15 * queue.One}, "cpu": {Nominal: 100 * queue.One}}},
+		},
+		Waiting: []queue.Job{{ID: "seven", Queue: "vision", Each: needs(7), Preemptible: true}, {ID: "endpoint", Queue: "prod/serving", Each: needs(1)}},
+		Running: []queue.Running{{
+			Job: queue.Job{ID: "whole", Queue: "vision", Each: needs(8), Preemptible: true, RunTime: time.Minute},
+			Run: queue.Run{Members: 1, Place: queue.Place{{Node: "n", Members: 1}}},
+		}},
+	}
+	now := time.Unix(1, 0)
+	s, err := queue.Open(snap, queue.NewCounting(map[queue.NodeID]queue.Resources{"n": {"gpu": 8 * queue.One}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := s.Plan(now)
+	if len(p.Evict) != 1 || p.Evict[0].Job != "whole" || p.Evict[0].For != "endpoint" {
+		t.Fatalf("%+v make room, want whole for endpoint", p.Evict)
+	}
+	if err := s.Apply(p, now); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Requeue("whole", now); err != nil {
+		t.Fatal(err)
+	}
+	var started []queue.JobID
+	for _, st := range s.Plan(now).Start {
+		started = append(started, st.Job)
+	}
+	if len(started) != 2 || started[0] != "endpoint" || started[1] != "seven" {
+		t.Errorf("%v start in its place, want endpoint and seven", started)
+	}
+}

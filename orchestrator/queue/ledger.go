@@ -84,6 +84,22 @@ func (l *ledger) within(e *entry, o *option, d int) bool {
 	return true
 }
 
+// guards reports whether e stays within what its queue has of its own, of those
+// flavors that it has any of: what it needs besides may be borrowed.
+func (l *ledger) guards(e *entry, o *option) bool {
+	some := false
+	for _, p := range o.parts {
+		if l.tree.nodes[e.node].nominal[p.flavor] == 0 {
+			continue
+		}
+		if !l.tree.within(l.usage, e.node, e.node, p.flavor, p.each*Amount(e.Min)) {
+			return false
+		}
+		some = true
+	}
+	return some
+}
+
 func (l *ledger) take(h hold) {
 	l.charge(h, 1)
 	l.places.Take(&h.Job, h.option.n, h.place)

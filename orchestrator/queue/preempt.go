@@ -218,7 +218,7 @@ func (p *pass) mayReclaim(l *ledger, e *entry, o *option) bool {
 			return true
 		}
 	}
-	return false
+	return p.tree.nodes[e.node].protected && l.guards(e, o)
 }
 
 // reclaims reports whether e may take from queue i. Below where their ways to the top
@@ -226,7 +226,7 @@ func (p *pass) mayReclaim(l *ledger, e *entry, o *option) bool {
 // own all the way down to i. Who has started so is, from there, nobody's victim.
 // A protected queue takes what is its own from all that are not.
 func (p *pass) reclaims(l *ledger, e *entry, o *option, i int) bool {
-	if own, other := &p.tree.nodes[e.node], &p.tree.nodes[i]; own.protected && !other.protected && own.root == other.root && l.within(e, o, e.node) {
+	if own, other := &p.tree.nodes[e.node], &p.tree.nodes[i]; own.protected && !other.protected && own.root == other.root && l.guards(e, o) {
 		return true
 	}
 	within := false

@@ -183,6 +183,7 @@ func (e *effective) workspace(w Workspace, root string) {
 	for _, f := range plain {
 		if !e.counted[root][f] {
 			training[f] = queue.Quota{Nominal: queue.MaxAmount}
+			serving[f] = queue.Quota{Nominal: queue.MaxAmount}
 		}
 	}
 	held := e.held(w)
