@@ -75,7 +75,10 @@ func (p *play) step() {
 		p.die()
 	}
 	for _, id := range p.running() { // those that were told to leave do, sooner or later
-		if _, told := p.w.evicted[key(id, p.open[id].Attempt)]; told && p.r.IntN(2) == 0 {
+		p.w.mu.Lock()
+		_, told := p.w.evicted[key(id, p.open[id].Attempt)]
+		p.w.mu.Unlock()
+		if told && p.r.IntN(2) == 0 {
 			p.again(id)
 		}
 	}
