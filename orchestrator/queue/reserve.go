@@ -185,7 +185,20 @@ func (p *pass) earliest(l *ledger, e *entry, options []*option) (h hold, at time
 	if !ok {
 		return hold{}, time.Time{}, false
 	}
-	return h, ends[n-1].at, true
+	// Those who end with the last one are gone, too, and all who are overdue.
+	at = ends[n-1].at
+	together := func(x ending) bool { return !x.at.After(at) || !x.at.After(p.now) }
+	for ; n < len(ends) && together(ends[n]); n++ {
+		l.release(ends[n].hold)
+	}
+	for n == len(ends) {
+		x, more := next()
+		if !more || !together(x) {
+			break
+		}
+		l.release(x.hold)
+	}
+	return h, at, true
 }
 
 // fewest is the least number of steps after which a condition holds that no step
