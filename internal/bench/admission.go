@@ -45,9 +45,6 @@ func (c *crowd) SaveQueue(ctx context.Context, change admission.Change) error {
 	if err := c.db.SaveQueue(ctx, change); err != nil {
 		return err
 	}
-	for _, id := range change.Delete {
-		c.slots.release(string(id))
-	}
 	c.stored(change)
 	return nil
 }
@@ -163,6 +160,7 @@ func (c *crowd) endOneByOne(s *admission.Scheduler, name string) ([]row, error) 
 		c.mu.Unlock()
 		before := writtenBytes()
 		start := time.Now()
+		c.slots.release(string(id))
 		s.Ended(id, 1, false)
 		s.Ask(crowded(next)) // so that as many wait as before
 		next++

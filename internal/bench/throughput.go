@@ -143,14 +143,15 @@ func pass(ctx context.Context, file string, f flow) (passed, error) {
 		return passed{}, err
 	}
 	c := &slots{nodes: gpuNodes(f.Slots / 8), held: map[string]inventory.Alloc{}, changed: make(chan struct{}, 1)}
-	counted := &countedStore{DB: db, slots: c, want: f.Jobs, done: make(chan struct{})}
+	counted := &countedStore{DB: db, want: f.Jobs, done: make(chan struct{})}
 	s := admission.New(admission.Config{Store: counted, Cluster: c, Workspaces: spaces, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	l := &noops{s: s, slots: c, jobs: f.Jobs, asked: make([]time.Time, f.Jobs), granted: make([]time.Duration, f.Jobs)}
+	l := &noops{s: s, slots: c, jobs: f.Jobs, started: make(chan queue.JobID, f.Jobs), asked: make([]time.Time, f.Jobs), granted: make([]time.Duration, f.Jobs)}
 	ctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stop()
 	wg.Go(func() { s.Run(ctx, l) })
+	wg.Go(func() { l.end(ctx) })
 	for _, err := s.Queue(ctx, admission.Filter{}); err != nil; _, err = s.Queue(ctx, admission.Filter{}) { // it does not know the cluster yet
 		time.Sleep(time.Millisecond)
 	}
@@ -190,8 +191,6 @@ func writtenBytes() (n float64) {
 // countedStore counts what the queue stores.
 type countedStore struct {
 	*store.DB
-	slots *slots
-
 	commits, rows, deleted, want int
 	done                         chan struct{}
 }
@@ -202,9 +201,6 @@ func (c *countedStore) SaveQueue(ctx context.Context, change admission.Change) e
 	}
 	c.commits++
 	c.rows += len(change.Put) + len(change.Delete)
-	for _, id := range change.Delete {
-		c.slots.release(string(id))
-	}
 	c.deleted += len(change.Delete)
 	if c.deleted == c.want {
 		close(c.done)
@@ -218,6 +214,7 @@ type noops struct {
 	slots *slots
 	jobs  int
 
+	started chan queue.JobID
 	mu      sync.Mutex
 	next    int
 	asked   []time.Time
@@ -246,7 +243,7 @@ func (l *noops) ask() {
 	})
 }
 
-func (l *noops) Granted(id queue.JobID, attempt int, g admission.Grant) {
+func (l *noops) Granted(id queue.JobID, _ int, g admission.Grant) {
 	var i int
 	if _, err := fmt.Sscanf(string(id), "01j9v5d0000000000000%06d/train", &i); err != nil {
 		panic(err)
@@ -255,8 +252,21 @@ func (l *noops) Granted(id queue.JobID, attempt int, g admission.Grant) {
 	l.granted[i] = time.Since(l.asked[i])
 	l.mu.Unlock()
 	l.slots.hold(string(id), g)
-	l.s.Ended(id, attempt, false)
-	l.ask()
+	l.started <- id
+}
+
+// end ends what has started, until ctx ends.
+func (l *noops) end(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case id := <-l.started:
+			l.slots.release(string(id))
+			l.s.Ended(id, 1, false)
+			l.ask()
+		}
+	}
 }
 
 func (l *noops) Evict(queue.JobID, int, string) {}
@@ -285,8 +295,7 @@ func gpuNodes(n int) []inventory.Node {
 	return nodes
 }
 
-// hold has a task's job hold what it was granted, until it is released: once its
-// end is stored.
+// hold has a task's job hold what it was granted, until it is released.
 func (c *slots) hold(task string, g admission.Grant) {
 	job := nomadJob(queue.JobID(task))
 	a := inventory.Alloc{ID: job, JobID: job, Namespace: "default", CPUMHz: 100, MemoryMiB: 100}

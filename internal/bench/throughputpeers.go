@@ -22,7 +22,7 @@ import (
 const (
 	slurmJobs  = 5_000
 	slurmSlots = 64
-	nomadJobs  = 500
+	nomadJobs  = 200
 	nomadWide  = 32
 )
 
