@@ -12,13 +12,23 @@ import (
 	"testing"
 
 	"github.com/drover-ml/drover/internal/lab"
+	"github.com/drover-ml/drover/orchestrator/gateway"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
 
 // oracle asks the endpoint and returns its answer and who gave it.
-func oracle(p *lab.Platform) (answer string, pid int, err error) {
+func oracle(p *lab.Platform) (answer string, pid int, err error) { return oracleOf(p, "default") }
+
+// oracleOf asks the endpoint of a workspace.
+func oracleOf(p *lab.Platform, workspace string) (answer string, pid int, err error) {
 	question := []byte(`{"inputs":[{"name":"question","shape":[1],"datatype":"INT64","data":[1]}]}`)
-	res, err := http.Post(p.Gateway+"/v2/models/oracle/infer", "application/json", bytes.NewReader(question))
+	req, err := http.NewRequest(http.MethodPost, p.Gateway+"/v2/models/oracle/infer", bytes.NewReader(question))
+	if err != nil {
+		return "", 0, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set(gateway.WorkspaceHeader, workspace)
+	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return "", 0, err
 	}

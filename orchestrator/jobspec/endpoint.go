@@ -81,6 +81,7 @@ func endpointJob(id EndpointIdentity, t pipeline.Task, e pipeline.Endpoint, c Cl
 		return nil, fmt.Errorf("compiling endpoint %q: %w", id.Name, err)
 	}
 	job := newJob(EndpointJobID(id.Workspace, id.Name), api.JobTypeService, t.Priority, c)
+	confine(job, c.Pools)
 	job.Meta = map[string]string{
 		MetaEndpoint:  id.Name,
 		MetaRevision:  strconv.Itoa(id.Revision),

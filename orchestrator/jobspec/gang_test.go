@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/nomad/api"
+
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 )
@@ -81,5 +83,65 @@ func TestRankOf(t *testing.T) {
 		if ok != test.ok || ok && rank != test.rank {
 			t.Errorf("%q: %d, %v; want %d, %v", test.group, rank, ok, test.rank, test.ok)
 		}
+	}
+}
+
+// What has no place runs in the pools of its workspace, if that has any.
+func TestPools(t *testing.T) {
+	for _, test := range []struct {
+		name       string
+		pools      []string
+		want       string
+		constraint string
+	}{
+		{"none", nil, "server", ""},
+		{"one", []string{"gpu"}, "gpu", ""},
+		{"several", []string{"gpu", "spot"}, "all", "${node.pool} set_contains_any gpu,spot"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := cluster
+			c.NodePool, c.Pools = "server", test.pools
+			step, err := jobspec.Task(identity(), minimal(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			task, endpoint := serving()
+			service, err := jobspec.Endpoint(endpointIdentity(), task, endpoint, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, job := range []*api.Job{step, service} {
+				constraint := ""
+				for _, c := range job.Constraints {
+					constraint += c.LTarget + " " + c.Operand + " " + c.RTarget
+				}
+				if *job.NodePool != test.want || constraint != test.constraint {
+					t.Errorf("%s is in pool %q with constraint %q, want %q and %q", *job.Type, *job.NodePool, constraint, test.want, test.constraint)
+				}
+			}
+			placed := identity()
+			placed.Place = &jobspec.Place{NodeID: "a", Pool: "gpu"}
+			if job, err := jobspec.Task(placed, minimal(), c); err != nil || *job.NodePool != "gpu" || len(job.Constraints) != 0 {
+				t.Errorf("a task with a place: %+v, %v", job, err)
+			}
+		})
+	}
+}
+
+// A job in another namespace is the same revision's.
+func TestNamespaceIsNoPartOfWhatARevisionRuns(t *testing.T) {
+	task, endpoint := serving()
+	var specs [2]string
+	for i, namespace := range []string{"default", "vision"} {
+		c := cluster
+		c.Namespace = namespace
+		job, err := jobspec.Endpoint(endpointIdentity(), task, endpoint, c)
+		if err != nil || *job.Namespace != namespace {
+			t.Fatalf("namespace %v, %v", job.Namespace, err)
+		}
+		specs[i] = job.Meta[jobspec.MetaSpec]
+	}
+	if specs[0] != specs[1] {
+		t.Errorf("specs %v", specs)
 	}
 }

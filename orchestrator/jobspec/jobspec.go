@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -22,6 +23,22 @@ type Cluster struct {
 	Namespace   string
 	Datacenters []string
 	NodePool    string
+	// Pools are the node pools that what has no place may run in; none: NodePool.
+	Pools []string
+}
+
+// confine has a job run in some of a cluster's node pools.
+func confine(job *api.Job, pools []string) {
+	switch len(pools) {
+	case 0:
+	case 1:
+		job.NodePool = new(pools[0])
+	default:
+		job.NodePool = new(anyPool)
+		job.Constraints = append(job.Constraints, &api.Constraint{
+			LTarget: "${node.pool}", Operand: "set_contains_any", RTarget: strings.Join(pools, ","),
+		})
+	}
 }
 
 // Grace periods between SIGTERM and SIGKILL. Nomad's clients allow no more
@@ -99,6 +116,8 @@ func task(id Identity, t pipeline.Task, c Cluster) (*api.Job, error) {
 	}
 	if pool := poolOf(places...); pool != "" {
 		job.NodePool = &pool
+	} else {
+		confine(job, c.Pools)
 	}
 	return job, nil
 }

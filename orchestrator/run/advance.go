@@ -528,7 +528,7 @@ func (a *actor) job(at *attempt) (*api.Job, error) {
 		id.Avoid = append(id.Avoid, f.Device)
 	}
 	at.pin(&id, spec.Gang != nil)
-	return jobspec.Task(id, *spec, a.engine.jobCluster(at.Namespace))
+	return jobspec.Task(id, *spec, a.jobCluster(at))
 }
 
 // revision makes the job of an endpoint's revision.
@@ -541,5 +541,12 @@ func (a *actor) revision(at *attempt, d registry.Deployment) (*api.Job, error) {
 	return jobspec.Endpoint(jobspec.EndpointIdentity{
 		Name: n.def.Name, Revision: d.Revision, Workspace: a.state.Workspace,
 		Model: d.Model, Version: d.Version, Pipeline: a.state.Pipeline, Run: string(a.state.ID),
-	}, *spec, *n.def.Endpoint, a.engine.jobCluster(at.Namespace))
+	}, *spec, *n.def.Endpoint, a.jobCluster(at))
+}
+
+// jobCluster is where an attempt's job goes.
+func (a *actor) jobCluster(at *attempt) jobspec.Cluster {
+	c := a.engine.jobCluster(a.state.Workspace)
+	c.Namespace = at.Namespace
+	return c
 }

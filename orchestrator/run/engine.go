@@ -14,6 +14,7 @@ import (
 	"github.com/drover-ml/drover/orchestrator/problem"
 	"github.com/drover-ml/drover/orchestrator/queue"
 	"github.com/drover-ml/drover/orchestrator/registry"
+	"github.com/drover-ml/drover/orchestrator/workspace"
 )
 
 // Config is what an Engine is made of. Store, Cluster and Artifacts are
@@ -26,9 +27,9 @@ type Config struct {
 	Queue Queue
 	// JobCluster is where jobs go.
 	JobCluster jobspec.Cluster
-	// NamespaceOf is Nomad's namespace of a workspace's jobs, "" for JobCluster's;
-	// nil: all go there.
-	NamespaceOf func(workspace string) string
+	// Workspaces say which namespace and node pools the jobs of a workspace get; nil:
+	// JobCluster's.
+	Workspaces interface{ Definitions() workspace.Definitions }
 	Logger      *slog.Logger // default: slog.Default()
 	// ResyncEvery is how long an attempt may go without news from the cluster
 	// until it is asked for. Default 30 s.
@@ -95,16 +96,17 @@ func New(c Config) *Engine {
 
 // namespaceOf is the namespace that a workspace's new jobs go to.
 func (e *Engine) namespaceOf(workspace string) string {
-	if f := e.config.NamespaceOf; f != nil {
-		return cmp.Or(f(workspace), e.config.JobCluster.Namespace)
-	}
-	return e.config.JobCluster.Namespace
+	return e.jobCluster(workspace).Namespace
 }
 
-// jobCluster is where the jobs of a namespace go.
-func (e *Engine) jobCluster(namespace string) jobspec.Cluster {
+// jobCluster is where a workspace's new jobs go.
+func (e *Engine) jobCluster(workspace string) jobspec.Cluster {
 	c := e.config.JobCluster
-	c.Namespace = namespace
+	if w := e.config.Workspaces; w != nil {
+		d := w.Definitions()
+		c.Namespace = cmp.Or(d.NamespaceOf(workspace), c.Namespace)
+		c.Pools = d.PoolsOf(workspace)
+	}
 	return c
 }
 

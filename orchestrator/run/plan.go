@@ -57,7 +57,7 @@ const planID = "plan"
 // Plan says what a submission would do, and does nothing. What it names need
 // not have been uploaded.
 func (e *Engine) Plan(ctx context.Context, s Submission) (Plan, error) {
-	p, asks, err := plan(s, e.jobCluster(e.namespaceOf(s.Workspace)), func(kind pipeline.Kind, t pipeline.Task) (*CacheEntry, string) {
+	p, asks, err := plan(s, e.jobCluster(s.Workspace), func(kind pipeline.Kind, t pipeline.Task) (*CacheEntry, string) {
 		return e.cached(ctx, s, kind, t)
 	})
 	if err != nil || e.config.Queue == nil || len(asks) == 0 {

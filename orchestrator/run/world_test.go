@@ -19,6 +19,7 @@ import (
 	"github.com/drover-ml/drover/orchestrator/pipeline"
 	"github.com/drover-ml/drover/orchestrator/run"
 	"github.com/drover-ml/drover/orchestrator/store"
+	"github.com/drover-ml/drover/orchestrator/workspace"
 )
 
 // fataler is a *testing.T or a *rapid.T.
@@ -37,7 +38,7 @@ type world struct {
 	db        *store.DB
 	engine    *run.Engine
 	room      *room // of the queue; nil: there is none
-	// namespace is that of all workspaces, "" for the default.
+	// namespace is the workspace's, "" for the default.
 	namespace atomic.Pointer[string]
 
 	mu     sync.Mutex
@@ -86,12 +87,17 @@ func (w *world) open(wrap func(run.Store) run.Store) {
 	}
 	w.engine = run.New(run.Config{
 		Store: s, Cluster: w.cluster, Artifacts: w.artifacts,
-		Queue: w.queue(s), Logger: quiet(), NamespaceOf: func(string) string { return *w.namespace.Load() },
+		Queue: w.queue(s), Logger: quiet(), Workspaces: w,
 		ResyncEvery: 200 * time.Millisecond, TailEvery: 5 * time.Millisecond, Backoff: time.Millisecond,
 	})
 	if err := w.engine.Start(context.Background()); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// Definitions are those of the one workspace.
+func (w *world) Definitions() workspace.Definitions {
+	return workspace.Definitions{Workspaces: []workspace.Workspace{{Name: "default", Namespace: *w.namespace.Load()}}}
 }
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }

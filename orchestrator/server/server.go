@@ -116,7 +116,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.workspaces.SetUsing(s.queue.Using)
 	s.engine = run.New(run.Config{
 		Store: newMeasured(s.db, metrics), Cluster: cluster.New(client), Artifacts: s.artifacts, Queue: s.queue, JobCluster: jobs, Logger: cfg.Logger,
-		NamespaceOf: func(workspace string) string { return s.workspaces.Definitions().NamespaceOf(workspace) },
+		Workspaces: s.workspaces,
 	})
 	if err := s.engine.Start(ctx); err != nil {
 		return nil, err
