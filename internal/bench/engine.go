@@ -84,7 +84,10 @@ func engineOn(ctx context.Context, t lab.T, c lab.Cluster, bin string) []row {
 			spread(w.name, c.Kind()+", drover", "s", drover),
 			overhead)
 	}
-	peak := peakMiB(t, p.Server.PID())
+	peak, err := peakMiB(p.Server.PID())
+	if err != nil {
+		t.Fatal(err)
+	}
 	return append(rows, row{Case: "all of these", Subject: c.Kind() + ", drover server's peak memory", Unit: "MiB", Value: peak, Min: peak, Max: peak,
 		Note: fmt.Sprintf("%.2f x the bound of 150 MB", peak*(1<<20)/150e6)})
 }
@@ -177,22 +180,19 @@ func throughDrover(t lab.T, p *lab.Platform, w workload) time.Duration {
 	return r.Ended.Sub(r.Submitted)
 }
 
-func peakMiB(t lab.T, pid int) float64 {
+// peakMiB is the most memory that a process has had, in MiB.
+func peakMiB(pid int) (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		t.Fatal(err)
+		return 0, err
 	}
 	for line := range strings.Lines(string(status)) {
 		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
 			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return kib / 1024
+			return kib / 1024, err
 		}
 	}
-	t.Fatal("no VmHWM in its status")
-	return 0
+	return 0, fmt.Errorf("no VmHWM in the status of process %d", pid)
 }
 
 // inLab runs f with a laboratory's T and returns its failure.

@@ -43,6 +43,7 @@ var benchmarks = []benchmark{
 	{"start", "a plugin's start, from exec to its handshake line, 50 times", benchStart},
 	{"gpu", "what the device plugin costs a node of 8 GPUs of 7 slices, over 5 times 20 s", benchGPU},
 	{"engine", "what Drover adds to a step, over the same tasks run by Nomad alone", benchEngine},
+	{"runs", "1,000 one-step runs through a server, and through that of another version", benchRuns},
 	{"placement", "GPUs that placement policies allocate on the openb trace, means of 10 draws", benchPlacement},
 	{"validate", "a pipeline file of 10,000 steps", benchValidate},
 	{"metrics", "1,000 points of metrics, from a task to the disk", benchMetrics},

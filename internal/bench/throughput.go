@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/drover-ml/drover/orchestrator/admission"
@@ -55,6 +54,7 @@ type passed struct {
 	// Written the bytes that the process wrote.
 	Commits, Rows int
 	Written       float64
+	Peak          float64 // memory, MiB
 }
 
 // benchThroughput takes no-op jobs through the scheduler with a store on disk,
@@ -71,7 +71,7 @@ func benchThroughput(ctx context.Context) ([]row, error) {
 			n := float64(f.Jobs)
 			rate, p50, p99 = append(rate, n/p.Seconds), append(p50, p.P50), append(p99, p.P99)
 			cpu = append(cpu, (state.UserTime()+state.SystemTime()).Seconds()/n*1e6)
-			peak = append(peak, float64(state.SysUsage().(*syscall.Rusage).Maxrss)/1024)
+			peak = append(peak, p.Peak)
 			commits = append(commits, float64(p.Commits))
 			rowsEach = append(rowsEach, float64(p.Rows)/float64(p.Commits))
 			kibEach = append(kibEach, p.Written/1024/float64(p.Commits))
@@ -127,6 +127,9 @@ func passFlow(text string) error {
 	defer os.RemoveAll(dir)
 	p, err := pass(context.Background(), filepath.Join(dir, "drover.db"), f)
 	if err != nil {
+		return err
+	}
+	if p.Peak, err = peakMiB(os.Getpid()); err != nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(p)

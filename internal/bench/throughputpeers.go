@@ -147,6 +147,10 @@ func slurmOn(ctx context.Context, t lab.T, name string) []row {
 		}
 	}
 	took := time.Since(start)
+	peak, err := peakMiB(controller.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
 	stop(node)
 	stop(controller)
 	usage := controller.ProcessState
@@ -159,7 +163,7 @@ func slurmOn(ctx context.Context, t lab.T, name string) []row {
 		done,
 		single("slurm, sbatch of the array", "ms", submitted.Seconds()*1e3),
 		single("slurmctld, processor time a job", "µs", (usage.UserTime()+usage.SystemTime()).Seconds()/slurmJobs*1e6),
-		single("slurmctld, peak memory", "MiB", float64(usage.SysUsage().(*syscall.Rusage).Maxrss)/1024),
+		single("slurmctld, peak memory", "MiB", peak),
 		single("slurmctld, mean main cycle", "µs", sdiag(t, diag, "Mean cycle", 0)),
 		single("slurmctld, longest main cycle", "µs", sdiag(t, diag, "Max cycle", 0)),
 	}
