@@ -139,6 +139,7 @@ func (s *server) listMetrics(ctx context.Context, in *struct {
 func (s *server) getLogs(ctx context.Context, in *struct {
 	RunPath
 	NodeQuery
+	Rank    int    `query:"rank" minimum:"-1" default:"-1" doc:"The member of a gang; -1 for rank 0, or the one that has failed"`
 	Attempt int    `query:"attempt" minimum:"0" doc:"The attempt; 0 for the last"`
 	Stream  string `query:"stream" enum:"stdout,stderr" default:"stdout"`
 	Tail    int64  `query:"tail" minimum:"0" maximum:"104857600" doc:"Only this many bytes from the end; 0 for all"`
@@ -146,6 +147,9 @@ func (s *server) getLogs(ctx context.Context, in *struct {
 }) (*huma.StreamResponse, error) {
 	selector := run.LogSelector{
 		Node: in.node(), Trial: in.trial(), Attempt: in.Attempt, Stream: in.Stream, Tail: in.Tail, Follow: in.Follow,
+	}
+	if in.Rank >= 0 {
+		selector.Rank = &in.Rank
 	}
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		ctx := hc.Context()

@@ -196,7 +196,7 @@ func (f *follower) failures() {
 		for j := range n.Attempts {
 			at := &n.Attempts[j]
 			key := failedKey(at)
-			if at.Phase != run.Failed || at.Moved || f.told[key] {
+			if at.Phase != run.Failed || at.Moved || at.Evicted || f.told[key] {
 				continue
 			}
 			f.told[key] = true

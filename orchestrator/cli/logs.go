@@ -15,16 +15,17 @@ import (
 
 func (a *app) logsCmd() *cobra.Command {
 	var opts struct {
-		trial, attempt int
-		stderr, follow bool
-		tail           int64
+		trial, rank, attempt int
+		stderr, follow       bool
+		tail                 int64
 	}
 	cmd := &cobra.Command{
 		Use:   "logs RUN STEP",
 		Short: "Print a step's output",
 		Long: `Print what a step has written to its standard output, or with -stderr to its
-standard error. Without -attempt it is the last attempt's.`,
-		Example:           "  drover logs -follow d227rea941ch step.train\n  drover logs -stderr -trial 2 d227rea941ch sweep.search",
+standard error. Without -attempt it is the last attempt's. Of a gang it is that of rank
+0, or of the member that has failed; -rank names another.`,
+		Example:           "  drover logs -follow d227rea941ch step.train\n  drover logs -rank 3 d227rea941ch step.train\n  drover logs -stderr -trial 2 d227rea941ch sweep.search",
 		Args:              exactArgs("RUN", "STEP"),
 		ValidArgsFunction: a.completeRunAndNode,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -42,6 +43,9 @@ standard error. Without -attempt it is the last attempt's.`,
 			}
 			if cmd.Flags().Changed("trial") {
 				s.Trial = &opts.trial
+			}
+			if cmd.Flags().Changed("rank") {
+				s.Rank = &opts.rank
 			}
 			if moved := show.MovedBefore(node, s.Trial, s.Attempt); moved != "" {
 				fmt.Fprintln(a.Err, term.Clean(moved))
@@ -68,6 +72,7 @@ standard error. Without -attempt it is the last attempt's.`,
 	flags.BoolVar(&opts.follow, "follow", false, "Go on until the task ends")
 	flags.BoolVar(&opts.stderr, "stderr", false, "Print standard error")
 	flags.IntVar(&opts.trial, "trial", 0, "`NUMBER` of the trial, of a sweep")
+	flags.IntVar(&opts.rank, "rank", 0, "`NUMBER` of the member, of a gang")
 	flags.IntVar(&opts.attempt, "attempt", 0, "`NUMBER` of the attempt, from 1")
 	flags.Int64Var(&opts.tail, "tail", 0, "Only the last so many `BYTES`")
 	return cmd

@@ -217,13 +217,31 @@ func (a *app) printNode(n *run.Node) {
 		}
 		a.screen.Print(t)
 	}
+	a.printMembers(n)
 	for i := range n.Attempts {
-		if at := &n.Attempts[i]; at.Phase == run.Failed && !at.Moved {
+		if at := &n.Attempts[i]; at.Phase == run.Failed && !at.Moved && !at.Evicted {
 			a.screen.Printf("\n")
 			for _, line := range show.Failure(a.screen, n.ID, at) {
 				a.screen.Printf("%s\n", line)
 			}
 		}
+	}
+}
+
+// printMembers lists the members of the gangs that have not ended, or of the last
+// one.
+func (a *app) printMembers(n *run.Node) {
+	for i := range n.Attempts {
+		at := &n.Attempts[i]
+		if len(at.Members) == 0 || at.Phase.Ended() && i != len(n.Attempts)-1 {
+			continue
+		}
+		a.screen.Printf("\nMembers of attempt %s\n", attemptMark(at))
+		t := term.NewTable("RANK", "NODE", "ALLOC", "DEVICES")
+		for rank, m := range at.Members {
+			t.Row(fmt.Sprint(rank), m.NodeName, m.AllocID[:min(8, len(m.AllocID))], strings.Join(m.Devices, " "))
+		}
+		a.screen.Print(t)
 	}
 }
 
@@ -269,6 +287,9 @@ func attemptDetail(at *run.Attempt) string {
 	}
 	if at.Incident != "" {
 		text = show.Joined(text, "incident "+at.Incident)
+	}
+	if len(at.Members) > 0 {
+		return show.Joined(text, show.Count(len(at.Members), "member"))
 	}
 	if len(at.Devices) > 0 {
 		text = show.Joined(text, "devices "+strings.Join(at.Devices, " "))

@@ -46,7 +46,7 @@ func newWorld() *apitest.World {
 		},
 	}
 	w.Add(done("done1", 0.05, 0.941, 1), done("done2", 0.02, 0.953, 2), failed(), waiting())
-	w.Add(moved())
+	w.Add(moved(), gang())
 	w.AddIncident(failover.Incident{ID: "inc1", Fault: fault("GPU-0001", "gpu-01", "Xid 48: double-bit ECC error"), Cause: "Xid 48: double-bit ECC error",
 		Seen: *at(100), Ended: at(700), Times: 2, Affected: []failover.Affected{}})
 	w.AddIncident(incident())
@@ -191,6 +191,27 @@ func moved() run.Run {
 					Devices: []string{"GPU-0002"}, Started: at(2010), Ended: at(3000), LogTail: "never shown"},
 				{Number: 2, JobID: "drover-m-train-2", AllocID: "bbbbbbbb-2222", NodeName: "gpu-02", Phase: run.Running, ResumedFrom: to(int64(120)),
 					Devices: []string{"GPU-0009"}, Started: at(3002)},
+			},
+		}},
+	}
+}
+
+// gang is a run whose training of three members has made room once.
+func gang() run.Run {
+	members := []run.Member{
+		{AllocID: "a0000000-1111", NodeName: "gpu-01", Devices: []string{"GPU-0001", "GPU-0002"}},
+		{AllocID: "a1111111-1111", NodeName: "gpu-01", Devices: []string{"GPU-0003", "GPU-0004"}},
+		{AllocID: "a2222222-1111", NodeName: "gpu-02", Devices: []string{"GPU-0011", "GPU-0012"}},
+	}
+	return run.Run{
+		ID: "gang", Pipeline: "large", Workspace: "default", Phase: run.Running, By: "ann", Submitted: *at(1900), Started: at(1900),
+		Nodes: []run.Node{{
+			ID: "step.train", Kind: pipeline.KindStep, Phase: run.Running, Started: at(1910), Progress: &run.Progress{Step: 140},
+			Attempts: []run.Attempt{
+				{Number: 1, JobID: "drover-g-train-1", AllocID: "b0000000-1111", NodeName: "gpu-03", Phase: run.Failed, Free: true, Evicted: true,
+					Reason: "it makes room for urgent/step.train", Started: at(1910), Ended: at(2900), LogTail: "never shown", Members: members},
+				{Number: 2, JobID: "drover-g-train-2", AllocID: "a0000000-1111", NodeName: "gpu-01", Phase: run.Running, ResumedFrom: to(int64(120)),
+					Devices: []string{"GPU-0001", "GPU-0002", "GPU-0003", "GPU-0004", "GPU-0011", "GPU-0012"}, Started: at(3002), Members: members},
 			},
 		}},
 	}

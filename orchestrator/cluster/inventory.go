@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -129,31 +128,18 @@ func (v *Inventory) meta(ctx context.Context, s *api.AllocationListStub) (map[st
 
 // Changes is as admission.Cluster says.
 func (v *Inventory) Changes(ctx context.Context, ring func()) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	all := []string{string(api.TopicAll)}
-	stream, err := v.client.EventStream().Stream(ctx, map[api.Topic][]string{
-		api.TopicAllocation: all, api.TopicNode: all,
-	}, 0, &api.QueryOptions{Namespace: "*"})
-	if err != nil {
-		return fmt.Errorf("opening the event stream: %w", err)
-	}
-	ring() // what came before may have been missed
-	for batch := range stream {
-		if batch.Err != nil {
-			return fmt.Errorf("reading the event stream: %w", batch.Err)
-		}
+	topics := map[api.Topic][]string{api.TopicAllocation: all, api.TopicNode: all}
+	_, err := follow(ctx, v.client, topics, 0, ring, func(batch *api.Events) error {
 		for i := range batch.Events {
 			if !ours(&batch.Events[i]) {
 				ring()
 				break
 			}
 		}
-	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return errors.New("the event stream ended")
+		return nil
+	})
+	return err
 }
 
 // ours reports whether an event is about a task of Drover's, of which the run

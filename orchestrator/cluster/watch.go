@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -22,35 +21,23 @@ func (n *Nomad) Watch(ctx context.Context, index uint64, connected func(), repor
 	if index == 0 || index > now { // new, or the cluster has forgotten its past
 		index = now
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	connected()
 	all := []string{string(api.TopicAll)}
-	stream, err := n.client.EventStream().Stream(ctx, map[api.Topic][]string{
+	topics := map[api.Topic][]string{
 		api.TopicAllocation: all, api.TopicEvaluation: all, api.TopicDeployment: all, api.TopicJob: all, api.TopicNode: all,
-	}, index, &api.QueryOptions{Namespace: api.AllNamespacesNamespace})
-	if err != nil {
-		return index, fmt.Errorf("opening the event stream: %w", err)
 	}
-	for batch := range stream {
-		if batch.Err != nil {
-			return index, fmt.Errorf("reading the event stream: %w", batch.Err)
-		}
+	return follow(ctx, n.client, topics, index, func() {}, func(batch *api.Events) error {
 		for i := range batch.Events {
 			u, ok, err := update(&batch.Events[i])
 			if err != nil {
-				return index, fmt.Errorf("reading event %d: %w", batch.Index, err)
+				return fmt.Errorf("reading event %d: %w", batch.Index, err)
 			}
 			if ok {
 				report(u)
 			}
 		}
-		index = max(index, batch.Index)
-	}
-	if ctx.Err() != nil {
-		return index, ctx.Err()
-	}
-	return index, errors.New("the event stream ended")
+		return nil
+	})
 }
 
 func (n *Nomad) now(ctx context.Context) (uint64, error) {

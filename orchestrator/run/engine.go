@@ -30,7 +30,7 @@ type Config struct {
 	// Workspaces say which namespace and node pools the jobs of a workspace get; nil:
 	// JobCluster's.
 	Workspaces interface{ Definitions() workspace.Definitions }
-	Logger      *slog.Logger // default: slog.Default()
+	Logger     *slog.Logger // default: slog.Default()
 	// ResyncEvery is how long an attempt may go without news from the cluster
 	// until it is asked for. Default 30 s.
 	ResyncEvery time.Duration

@@ -34,6 +34,7 @@ const maxAncestors = 500
 type LogSelector struct {
 	Node    pipeline.NodeID
 	Trial   *int   // of a sweep
+	Rank    *int   // of a gang; nil: 0, or that of the member that has failed
 	Attempt int    // 0: the newest
 	Stream  string // "stdout" (default) or "stderr"
 	Tail    int64  // only the last bytes; 0: all
@@ -155,16 +156,17 @@ func (e *Engine) Logs(ctx context.Context, id ID, s LogSelector, w io.Writer) er
 	if err != nil {
 		return err
 	}
-	r, err := e.config.Cluster.In(at.Namespace).Logs(ctx, at.AllocID, jobspec.TaskName, s.Stream, s.Tail, s.Follow)
+	alloc := at.allocOf(s.Rank)
+	r, err := e.config.Cluster.In(at.Namespace).Logs(ctx, alloc, jobspec.TaskName, s.Stream, s.Tail, s.Follow)
 	if errors.Is(err, ErrNoLog) {
-		return problem.New(problem.NotFound, "the cluster has no log of allocation %s any more", at.AllocID)
+		return problem.New(problem.NotFound, "the cluster has no log of allocation %s any more", alloc)
 	}
 	if err != nil {
-		return problem.New(problem.Unavailable, "reading the log of allocation %s: %w", at.AllocID, err)
+		return problem.New(problem.Unavailable, "reading the log of allocation %s: %w", alloc, err)
 	}
 	defer r.Close()
 	if _, err := io.Copy(w, r); err != nil && ctx.Err() == nil {
-		return problem.New(problem.Unavailable, "reading the log of allocation %s: %w", at.AllocID, err)
+		return problem.New(problem.Unavailable, "reading the log of allocation %s: %w", alloc, err)
 	}
 	return nil
 }
@@ -181,8 +183,11 @@ func (e *Engine) logged(ctx context.Context, id ID, s LogSelector) (Attempt, err
 		if err != nil {
 			return Attempt{}, err
 		}
+		if err := at.checkRank(s); err != nil {
+			return Attempt{}, err
+		}
 		switch {
-		case at.AllocID != "":
+		case at.allocOf(s.Rank) != "":
 			return at, nil
 		case n.Cached != "":
 			return Attempt{}, problem.New(problem.NotFound, "%s did not run: its result was taken over from run %s, which has the log", s.Node, n.Cached)
@@ -197,6 +202,28 @@ func (e *Engine) logged(ctx context.Context, id ID, s LogSelector) (Attempt, err
 			return Attempt{}, ctx.Err()
 		}
 	}
+}
+
+// allocOf is the allocation of a member, "" if it has none yet.
+func (at *Attempt) allocOf(rank *int) string {
+	if rank == nil || len(at.Members) == 0 {
+		return at.AllocID
+	}
+	return at.Members[*rank].AllocID
+}
+
+// checkRank checks that an attempt has the member that s selects, if it has been
+// placed.
+func (at *Attempt) checkRank(s LogSelector) error {
+	switch {
+	case s.Rank == nil || at.AllocID == "":
+		return nil
+	case len(at.Members) == 0 && *s.Rank != 0:
+		return problem.At("rank", "attempt %d of %s is no gang: it has rank 0 only", at.Number, s.Node)
+	case *s.Rank < 0 || len(at.Members) > 0 && *s.Rank >= len(at.Members):
+		return problem.At("rank", "attempt %d of %s has the ranks 0 to %d, and no rank %d", at.Number, s.Node, len(at.Members)-1, *s.Rank)
+	}
+	return nil
 }
 
 // attempt finds the attempt that s selects; a zero one if there is none yet.

@@ -1,13 +1,17 @@
 package run_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/drover-ml/drover/orchestrator/cluster/clustertest"
+	"github.com/drover-ml/drover/orchestrator/pipeline"
+	"github.com/drover-ml/drover/orchestrator/problem"
 	"github.com/drover-ml/drover/orchestrator/run"
 )
 
@@ -186,5 +190,48 @@ func TestCancelledGang(t *testing.T) {
 	w.task("step.train", usual)
 	if r := w.wait(w.submit(pair)); r.Phase != run.Succeeded {
 		t.Errorf("who needs all that it had: %s", describe(r))
+	}
+}
+
+// Each member of a gang has a log of its own.
+func TestLogsOfAGang(t *testing.T) {
+	w := newWorld(t)
+	w.open(nil)
+	w.task("step.train", func(x clustertest.Task) clustertest.Exit {
+		e := usual(x)
+		e.Stdout = fmt.Sprintf("rank %d\n", x.Rank)
+		return e
+	})
+	w.task("step.a", func(x clustertest.Task) clustertest.Exit {
+		e := usual(x)
+		e.Stdout = "alone\n"
+		return e
+	})
+	r := w.wait(w.submit(pair + "\nstep \"a\" { command = [\"a\"] }"))
+	if r.Phase != run.Succeeded {
+		t.Fatal(describe(r))
+	}
+	tests := map[string]struct {
+		node pipeline.NodeID
+		rank *int
+		want string
+		kind problem.Kind
+	}{
+		"no rank":           {"step.train", nil, "rank 0\n", ""},
+		"rank 0":            {"step.train", new(0), "rank 0\n", ""},
+		"rank 1":            {"step.train", new(1), "rank 1\n", ""},
+		"rank 2 of 2":       {"step.train", new(2), "", problem.Invalid},
+		"a negative rank":   {"step.train", new(-1), "", problem.Invalid},
+		"rank 0 of no gang": {"step.a", new(0), "alone\n", ""},
+		"rank 1 of no gang": {"step.a", new(1), "", problem.Invalid},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			err := w.engine.Logs(t.Context(), r.ID, run.LogSelector{Node: tt.node, Rank: tt.rank}, &log)
+			if log.String() != tt.want || (err != nil) != (tt.kind != "") || err != nil && !problem.Is(err, tt.kind) {
+				t.Errorf("log %q, %v", log.String(), err)
+			}
+		})
 	}
 }

@@ -294,6 +294,9 @@ func (w *World) Logs(_ context.Context, id run.ID, s run.LogSelector, out io.Wri
 	if s.Stream == "stderr" {
 		text = strings.ToUpper(text)
 	}
+	if s.Rank != nil {
+		text = fmt.Sprintf("rank %d: %s", *s.Rank, text)
+	}
 	_, err := io.WriteString(out, text)
 	return err
 }

@@ -123,6 +123,9 @@ func (c *Client) Logs(ctx context.Context, id run.ID, s run.LogSelector) (io.Rea
 	q := url.Values{}
 	setText(q, "node", string(s.Node))
 	setTrial(q, s.Trial)
+	if s.Rank != nil {
+		q.Set("rank", strconv.Itoa(*s.Rank))
+	}
 	setInt(q, "attempt", int64(s.Attempt))
 	setText(q, "stream", s.Stream)
 	setInt(q, "tail", s.Tail)

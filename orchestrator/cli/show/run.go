@@ -144,15 +144,18 @@ func Detail(n *run.Node) string {
 	}
 	a := &n.Attempts[len(n.Attempts)-1]
 	var parts []string
-	if a.NodeName != "" {
-		parts = append(parts, "on "+a.NodeName)
+	if where := whereOf(a); where != "" {
+		parts = append(parts, where)
 	}
 	if len(a.Devices) > 0 {
 		parts = append(parts, Count(len(a.Devices), "GPU"))
 	}
 	if a.Number > 1 {
 		parts = append(parts, fmt.Sprintf("attempt %d", a.Number))
-		if before := &n.Attempts[len(n.Attempts)-2]; before.Moved {
+		switch before := &n.Attempts[len(n.Attempts)-2]; {
+		case before.Evicted:
+			parts = append(parts, "evicted before: "+FirstLine(before.Reason))
+		case before.Moved:
 			parts = append(parts, FirstLine(before.Reason))
 		}
 	}
@@ -162,9 +165,33 @@ func Detail(n *run.Node) string {
 	return strings.Join(parts, ", ")
 }
 
-// AttemptPhase is an attempt's phase; one that was moved has not failed.
+// whereOf says where an attempt is, "" if that is not known.
+func whereOf(a *run.Attempt) string {
+	if len(a.Members) == 0 {
+		if a.NodeName == "" {
+			return ""
+		}
+		return "on " + a.NodeName
+	}
+	var nodes []string
+	for _, m := range a.Members {
+		if m.NodeName != "" && !slices.Contains(nodes, m.NodeName) {
+			nodes = append(nodes, m.NodeName)
+		}
+	}
+	text := Count(len(a.Members), "member") + " on "
+	if len(nodes) > 2 {
+		return text + Count(len(nodes), "node")
+	}
+	return text + strings.Join(nodes, " and ")
+}
+
+// AttemptPhase is an attempt's phase; one that was evicted or moved has not failed.
 func AttemptPhase(s *term.Screen, at *run.Attempt) string {
-	if at.Moved {
+	switch {
+	case at.Evicted && at.Phase == run.Failed:
+		return s.Paint(term.Yellow, "evicted")
+	case at.Moved:
 		return s.Paint(term.Yellow, "moved")
 	}
 	return s.Paint(PhaseColor(at.Phase), string(at.Phase))
