@@ -230,6 +230,29 @@ func TestOthersComeAndGoBesideOnesOwn(t *testing.T) {
 	})
 }
 
+func TestOldNewsDoNotHoldWhatHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		defer w.stop()
+		w.settle()
+		w.Ask(wants("a", 1))
+		w.settle()
+		own := foreign("own", "n1", "n1-gpu0")
+		own.JobID = "drover-a"
+		w.cluster.change(func() {
+			w.cluster.allocs = []inventory.Alloc{own}
+			w.cluster.meanwhile = func() {
+				w.Ended("a", 1, false)
+				w.Ask(wants("b", 1))
+			}
+		})
+		w.settle()
+		if w.grant("b", 1) == nil {
+			t.Error("b waits for what a had when the cluster was asked")
+		}
+	})
+}
+
 func TestDeclined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2, 2)

@@ -209,12 +209,19 @@ type fakeCluster struct {
 	allocs   []inventory.Alloc
 	services []admission.Service
 	changed  chan struct{}
+	// meanwhile happens while the next answer is on its way.
+	meanwhile func()
 }
 
 func (c *fakeCluster) Inventory(context.Context) ([]inventory.Node, []inventory.Alloc, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Clone(c.nodes), slices.Clone(c.allocs), nil
+	nodes, allocs, meanwhile := slices.Clone(c.nodes), slices.Clone(c.allocs), c.meanwhile
+	c.meanwhile = nil
+	c.mu.Unlock()
+	if meanwhile != nil {
+		meanwhile()
+	}
+	return nodes, allocs, nil
 }
 
 func (c *fakeCluster) Services(context.Context) ([]admission.Service, error) {
