@@ -128,10 +128,11 @@ func (f *Future) play(more func() bool) (complete bool, err error) {
 	last := f.now.Add(Horizon)
 	p := f.first
 	for {
-		if err := f.apply(p); err != nil {
+		changed, err := f.apply(p)
+		if err != nil {
 			return false, err
 		}
-		if p.Empty() {
+		if !changed {
 			next, ok := f.next()
 			if len(f.waiting) == 0 || !ok {
 				return true, nil
@@ -153,9 +154,10 @@ func (f *Future) play(more func() bool) (complete bool, err error) {
 }
 
 // apply does what a plan says. Those that make room are gone at once, and wait again.
-func (f *Future) apply(p queue.Plan) error {
+// It is false if nothing changes by that.
+func (f *Future) apply(p queue.Plan) (changed bool, err error) {
 	if err := f.state.Apply(p, f.now); err != nil {
-		return err
+		return false, err
 	}
 	for _, st := range p.Start {
 		j := f.waiting[st.Job]
@@ -172,13 +174,14 @@ func (f *Future) apply(p queue.Plan) error {
 			delete(f.present, e.Job)
 		}
 	}
+	changed = !p.Empty() || len(f.leaving) > 0
 	for _, id := range f.leaving {
 		r := f.running[id]
 		if r == nil {
-			return fmt.Errorf("job %s makes room and does not run", id)
+			return false, fmt.Errorf("job %s makes room and does not run", id)
 		}
 		if err := f.state.Requeue(id, f.now); err != nil {
-			return err
+			return false, err
 		}
 		r.gone = true
 		delete(f.running, id)
@@ -186,7 +189,7 @@ func (f *Future) apply(p queue.Plan) error {
 		f.wait(r.Job)
 	}
 	f.leaving = nil
-	return nil
+	return changed, nil
 }
 
 func (f *Future) wait(j queue.Job) {
