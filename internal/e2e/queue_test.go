@@ -331,6 +331,70 @@ func TestDrainedNode(t *testing.T) {
 	})
 }
 
+// The node of an endpoint is lost while training has every other GPU: training makes
+// room, and the endpoint serves again.
+func TestEndpointOutlivesItsNode(t *testing.T) {
+	onEach(t, func(t *testing.T, c lab.Cluster) {
+		p := lab.NewPlatform(t, c, bin, c.Addr())
+		declare(t, p, `
+flavor "a100" { model = "*A100*" }
+cohort "all" {}
+workspace "prod" {
+  cohort = "all"
+  quota "a100" { nominal = 1 }
+  serving "a100" { floor = 1 }
+}
+workspace "vision" {
+  cohort = "all"
+  quota "a100" { nominal = 15 }
+}
+`)
+		out, code := p.CLI("run", "-detach", "-json", "-workspace", "prod", "testdata/failover-serve.hcl")
+		var r run.Run
+		if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 {
+			t.Fatalf("submitting: exit code %d, %v: %s", code, err, out)
+		}
+		p.Succeeded(r.ID)
+		serving := func() []*api.AllocationListStub {
+			all, _, err := c.Client().Jobs().Allocations("drover-endpoint-prod-oracle", false, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return slices.DeleteFunc(all, func(a *api.AllocationListStub) bool { return a.ClientStatus != "running" })
+		}
+		first := serving()
+		if len(first) != 1 {
+			t.Fatalf("%d instances serve", len(first))
+		}
+		beside, _, besideMarks := work(t, p, "vision", "long=true", "gpus=7")
+		whole, _, _ := work(t, p, "vision", "long=true", "gpus=8")
+		holding(t, p, beside, whole)
+		c.KillNode(first[0].NodeName)
+		lab.Eventually(t, "the endpoint serves again", func() string {
+			if now := serving(); len(now) != 1 || now[0].ID == first[0].ID {
+				out, _ := p.CLI("queue", "-all")
+				return out
+			}
+			return ""
+		})
+		if a := p.Node(whole, "step.work").Attempts; !slices.ContainsFunc(a, func(a run.Attempt) bool { return a.Evicted }) {
+			t.Errorf("the endpoint serves again, and training ended as %+v", a)
+		}
+		lab.Eventually(t, "what fits beside it goes on", func() string {
+			n := p.Node(beside, "step.work")
+			if last := n.Attempts[len(n.Attempts)-1]; n.Phase != run.Running || last.Number == 1 {
+				return fmt.Sprint(n.Phase, " ", n.Reason)
+			}
+			return ""
+		})
+		if _, code := p.CLI("cancel", string(whole)); code != 0 {
+			t.Errorf("cancelling what has no room any more: exit code %d", code)
+		}
+		letGo(t, besideMarks)
+		p.Succeeded(beside)
+	})
+}
+
 // foreignJob holds GPUs on so many nodes.
 func foreignJob(id string, gpus uint64, count int) *api.Job {
 	task := api.NewTask("hold", "ml")
