@@ -344,7 +344,7 @@ func (s *Scheduler) ended(id queue.JobID, attempt int, again bool) {
 	}
 	if r.Serving && r.Run != nil && !again {
 		// Its instances are counted as they are found, once the cluster was asked.
-		r.Phase = Observed
+		r.Phase, r.Queued = Observed, time.Now().UTC()
 		s.change(r)
 		ring(s.stale)
 		return
@@ -701,7 +701,7 @@ func (s *Scheduler) askCluster(ctx context.Context) (*cluster, error) {
 // takeIn takes in what the cluster has.
 func (s *Scheduler) takeIn(c *cluster) {
 	for _, r := range s.rows {
-		if r.Phase == Observed {
+		if r.Phase == Observed && c.asked.After(r.Queued) {
 			s.forget(r)
 			s.reopen = true
 		}
