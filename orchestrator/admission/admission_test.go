@@ -11,6 +11,7 @@ import (
 	"github.com/drover-ml/drover/orchestrator/inventory"
 	"github.com/drover-ml/drover/orchestrator/jobspec"
 	"github.com/drover-ml/drover/orchestrator/queue"
+	"github.com/drover-ml/drover/orchestrator/workspace"
 )
 
 func TestGrantNamesNodeAndDevices(t *testing.T) {
@@ -446,6 +447,28 @@ func TestMissingInstances(t *testing.T) {
 		w.settle()
 		if w.grant(left, 2) == nil {
 			t.Error("who has left does not go on once the endpoint is gone")
+		}
+	})
+}
+
+// What is too large by day and not by night waits for the night.
+func TestCheckKnowsSchedules(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 8)
+		defer w.stop()
+		quota := func(n int) workspace.Quotas {
+			return workspace.Quotas{"nvidia-a100": {Nominal: workspace.Amount(queue.Amount(n) * queue.One)}}
+		}
+		w.spaces.declare(workspace.Definitions{Workspaces: []workspace.Workspace{{
+			Name: "default", Quotas: quota(2),
+			Schedules: []workspace.Schedule{{Name: "once", From: "03:00", To: "04:00", Quotas: quota(6)}},
+		}}})
+		w.settle()
+		if err := w.Check(t.Context(), wants("", 6)); err != nil {
+			t.Errorf("six GPUs, which the schedule gives: %v", err)
+		}
+		if err := w.Check(t.Context(), wants("", 7)); err == nil {
+			t.Error("seven GPUs were taken, which no schedule gives")
 		}
 	})
 }

@@ -3,11 +3,14 @@ package admission
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/drover-ml/drover/orchestrator/problem"
 	"github.com/drover-ml/drover/orchestrator/queue"
+	"github.com/drover-ml/drover/orchestrator/workspace"
 )
 
 // Entry is work in the queue, or work that holds what the queue gives out.
@@ -194,10 +197,23 @@ func (s *Scheduler) Check(ctx context.Context, r Request) error {
 		}
 		var refusal *queue.Refusal
 		if err := s.state.Check(j); errors.As(err, &refusal) {
+			if s.fitsAtTimes(j) {
+				return nil // it waits for a schedule
+			}
 			return &NeverError{refusal.Reason.String()}
 		} else if err != nil {
 			return problem.New(problem.Invalid, "%w", err)
 		}
 		return nil
 	})
+}
+
+// fitsAtTimes reports whether a job that is too large for what its queue has now is
+// not for the most that schedules ever give it.
+func (s *Scheduler) fitsAtTimes(j queue.Job) bool {
+	seen := workspace.Seen{Flavors: slices.Sorted(maps.Keys(s.cluster.fleet.Flavors()))}
+	var snap queue.Snapshot
+	snap.Policy, snap.Cohorts, snap.Queues, _ = s.definitions.AtMost().Effective(time.Now(), seen)
+	most, err := queue.Open(snap, s.cluster.fleet)
+	return err == nil && most.HasQueue(j.Queue) && most.Check(j) == nil
 }

@@ -161,7 +161,9 @@ func TestPlayStopsWhenItIsTold(t *testing.T) {
 
 // random is any world of small jobs.
 func random(t *rapid.T) *world {
-	minutes := rapid.Custom(func(t *rapid.T) time.Duration { return time.Duration(rapid.IntRange(0, 90).Draw(t, "minutes")) * time.Minute })
+	minutes := rapid.Custom(func(t *rapid.T) time.Duration {
+		return time.Duration(rapid.IntRange(0, 90).Draw(t, "minutes")) * time.Minute
+	})
 	w := newWorld(queue.Policy{
 		MinRunTime: rapid.SampledFrom([]time.Duration{0, 20 * time.Minute}).Draw(t, "min run time"), PreemptionDelay: rapid.SampledFrom([]time.Duration{0, 5 * time.Minute}).Draw(t, "delay"),
 	}, rapid.SliceOfN(rapid.IntRange(1, 8), 1, 3).Draw(t, "nodes")...)
