@@ -430,6 +430,11 @@ func (s *Scheduler) pass(ctx context.Context) bool {
 	}
 	now := time.Now().UTC()
 	s.chargeAll(now)
+	// Before anything is decided: a budget may be used up by it.
+	if len(s.charges) > 0 && !s.insist(ctx, "counting what was used", func() error { return s.config.Workspaces.AddUsage(ctx, s.charges) }) {
+		return false
+	}
+	s.charges = nil
 	if s.reopen && s.cluster != nil {
 		if err := s.open(ctx, now); err != nil {
 			s.config.Logger.Error("making the queue's state: the one before stays", "error", err)
@@ -519,10 +524,6 @@ func (s *Scheduler) store(ctx context.Context) bool {
 	if s.state != nil {
 		memory.Claims, memory.Promises, memory.Served = s.state.Memory()
 	}
-	if len(s.charges) > 0 && !s.insist(ctx, "counting what was used", func() error { return s.config.Workspaces.AddUsage(ctx, s.charges) }) {
-		return false
-	}
-	s.charges = nil
 	if len(s.changes) == 0 && slices.Equal(memory.Claims, s.memory.Claims) && slices.Equal(memory.Promises, s.memory.Promises) {
 		return true
 	}
