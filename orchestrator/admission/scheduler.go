@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -154,43 +153,6 @@ func (s *Scheduler) Run(ctx context.Context, l Listener) {
 		}
 		if !s.pass(ctx) {
 			return
-		}
-	}
-}
-
-// chargeEvery is how often what is used is counted.
-const chargeEvery = 15 * time.Second
-
-// charge counts what a row has used so far.
-func (s *Scheduler) charge(r *Row, now time.Time) {
-	if r.Run == nil || r.Serving { // instances are charged as they are found
-		return
-	}
-	for f, a := range r.Job.Option(r.Run.Option) {
-		s.charges = append(s.charges, workspace.Charge{
-			Job: r.ID, Attempt: r.Attempt, Workspace: r.Workspace, Flavor: f, Amount: a * queue.Amount(r.Run.Members),
-			From: r.Run.Started, To: now,
-		})
-	}
-}
-
-// chargeAll counts what all have used, once in a while.
-func (s *Scheduler) chargeAll(now time.Time) {
-	if now.Before(s.charged.Add(chargeEvery)) {
-		return
-	}
-	s.charged = now
-	for _, r := range s.rows {
-		s.charge(r, now)
-	}
-	for _, o := range s.others {
-		for f, a := range o.Each {
-			s.charges = append(s.charges, workspace.Charge{Job: o.ID, Attempt: 1, Workspace: o.workspace, Flavor: f, Amount: a, From: o.Run.Started, To: now})
-		}
-	}
-	for _, w := range s.definitions.Workspaces {
-		if w.Budget != nil && len(s.charges) > 0 {
-			s.reopen = true // a budget may be used up
 		}
 	}
 }
@@ -631,95 +593,4 @@ func (s *Scheduler) pause(ctx context.Context, failures int) bool {
 	case <-t.C:
 		return true
 	}
-}
-
-// follow has the cluster asked whenever it tells of a change.
-func (s *Scheduler) follow(ctx context.Context) {
-	for failures := 0; ctx.Err() == nil; failures++ {
-		err := s.config.Cluster.Changes(ctx, func() { failures = 0; ring(s.stale) })
-		if ctx.Err() != nil {
-			return
-		}
-		s.config.Logger.Warn("following what the cluster has: trying again", "error", err)
-		if !s.pause(ctx, failures) {
-			return
-		}
-		ring(s.stale)
-	}
-}
-
-// refresh asks the cluster for all that it has when that may have changed.
-func (s *Scheduler) refresh(ctx context.Context) {
-	t := time.NewTicker(s.config.RefreshEvery)
-	defer t.Stop()
-	for failures := 0; ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		case <-s.stale:
-		}
-		c, err := s.askCluster(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return
-			}
-			s.config.Logger.Warn("asking what the cluster has: trying again", "error", err)
-			if !s.pause(ctx, failures) {
-				return
-			}
-			failures++
-			ring(s.stale)
-			continue
-		}
-		failures = 0
-		s.tell(func() { s.takeIn(c) })
-		settle := time.NewTimer(s.config.Settle)
-		select {
-		case <-ctx.Done():
-			settle.Stop()
-			return
-		case <-settle.C:
-		}
-	}
-}
-
-// askCluster asks for all that the cluster has. Services come first: an instance
-// of a service that is known is among the allocations.
-func (s *Scheduler) askCluster(ctx context.Context) (*cluster, error) {
-	services, err := s.config.Cluster.Services(ctx)
-	if err != nil {
-		return nil, err
-	}
-	asked := time.Now()
-	nodes, allocs, err := s.config.Cluster.Inventory(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return newCluster(asked, nodes, allocs, services), nil
-}
-
-// takeIn takes in what the cluster has.
-func (s *Scheduler) takeIn(c *cluster) {
-	for _, r := range s.rows {
-		if r.Phase == Observed && c.asked.After(r.Queued) {
-			s.forget(r)
-			s.reopen = true
-		}
-	}
-	before := s.cluster
-	s.cluster = c
-	maps.DeleteFunc(s.gone, func(_ string, at time.Time) bool { return at.Before(c.asked) })
-	if before == nil {
-		s.reopen = true
-		return
-	}
-	if reflect.DeepEqual(before.nodes, c.nodes) {
-		c.fleet, c.bare, c.flavors = before.fleet, before.bare, before.flavors
-	}
-	if s.state == nil || c.fleet == nil || !before.fits(c) || c.asked.After(s.opened.Add(reopenEvery)) {
-		s.reopen = true
-		return
-	}
-	s.followOthers(time.Now().UTC())
 }
