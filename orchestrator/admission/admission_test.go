@@ -472,3 +472,23 @@ func TestCheckKnowsSchedules(t *testing.T) {
 		}
 	})
 }
+
+// Four tasks of one GPU fill a node. A task of two GPUs makes exactly two of them
+// leave if its priority is higher, by however little, and nobody if it is not.
+func TestJustAsManyMakeRoomAsAreNeeded(t *testing.T) {
+	for _, c := range []struct{ priority, leave int }{{50, 0}, {51, 2}, {60, 2}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 4)
+			defer w.stop()
+			for _, id := range []queue.JobID{"a", "b", "c", "d"} {
+				w.Ask(wants(id, 1, preemptible, priority(50)))
+			}
+			w.settle()
+			w.Ask(wants("high", 2, priority(c.priority)))
+			w.settle()
+			if len(w.evicted) != c.leave {
+				t.Errorf("priority %d over 50: %d make room, want %d", c.priority, len(w.evicted), c.leave)
+			}
+		})
+	}
+}
